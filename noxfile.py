@@ -1,0 +1,107 @@
+"""Sessions of nox: alone it runs lint, types, docs and tests; `nox --list` names the rest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+from python_discovery import get_interpreter
+
+nox.needs_version = ">=2026.10"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+# A Python that is not there is skipped, on CI too; but a run with none of them tests nothing.
+nox.options.error_on_missing_interpreters = not any(map(get_interpreter, PYTHONS))
+
+
+def wheel_folder(session: nox.Session) -> Path:
+    """Where the `wheel` session leaves the one wheel that the others install."""
+    return session.cache_dir / "wheel"
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the wheel with every extra, and these dependency groups."""
+    [wheel] = wheel_folder(session).glob("*.whl")
+    session.install(f"{wheel}[all]", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session(default=False)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel that the other sessions install."""
+    shutil.rmtree(wheel_folder(session), ignore_errors=True)
+    session.install("build", *PYPROJECT["build-system"]["requires"])
+    session.run(
+        *("python", "-m", "build", "--wheel", "--no-isolation"),
+        *("--outdir", wheel_folder(session)),
+    )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, common faults and formatting."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(requires=["wheel"])
+def types(session: nox.Session) -> None:
+    """Check the types of package and tests, and that the public ones are complete."""
+    install(session, "types")
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", "trio_watchbus", "--ignoreexternal")
+
+
+@nox.session(requires=["wheel"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation, warnings being errors."""
+    install(session, "docs")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
+
+
+@nox.session(python=PYTHONS, requires=["wheel"])
+def tests(session: nox.Session) -> None:
+    """Run the tests against the installed wheel."""
+    install(session, "test")
+    session.run(
+        "pytest",
+        *session.posargs,
+        env={
+            "TRIO_WATCHBUS_TEST_WHEEL": "1",
+            # `python -m` in a test's subprocess must not find the checkout either.
+            "PYTHONSAFEPATH": "1",
+        },
+    )
+
+
+@nox.session(default=False, requires=["wheel"])
+def benchmarks(session: nox.Session) -> None:
+    """Measure speed and memory."""
+    install(session, "benchmarks")
+    session.run("python", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheel"])
+def mutants(session: nox.Session) -> None:
+    """Put known faults in, one at a time, and show that the tests fail for each."""
+    install(session, "test")
+    session.run("python", "tests/mutants/run.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheel"])
+def fuzz(session: nox.Session) -> None:
+    """Feed the parsers what a coverage-guided fuzzer makes up."""
+    install(session, "test", "fuzz")
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheel"])
+def soak(session: nox.Session) -> None:
+    """Open and close many watches and connections, and show that nothing is left."""
+    install(session, "test", "benchmarks")
+    session.run("python", "tests/soak/run.py", *session.posargs)

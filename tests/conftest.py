@@ -1,0 +1,9 @@
+"""What every test has."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("trio-watchbus", settings.default, deadline=None)
+settings.load_profile("trio-watchbus")

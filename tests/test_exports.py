@@ -1,0 +1,88 @@
+"""What users import is what is promised, under the name that they know it by."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import files
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+import pytest
+
+import trio_watchbus
+
+FOLDER = Path(trio_watchbus.__file__).parent
+PUBLIC_MODULES = [
+    "trio_watchbus",
+    *sorted(
+        f"trio_watchbus.{path.stem}"
+        for path in FOLDER.iterdir()
+        if not path.name.startswith("_")
+        and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ),
+]
+EXTRAS = ("click", "hiredis", "hypercorn", "quart", "quart_trio", "redis", "trio_websocket")
+
+WITHOUT_EXTRAS = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {EXTRAS}:
+            raise ModuleNotFoundError(f"{{name}} is not installed", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import trio_watchbus
+for name in trio_watchbus.__all__:
+    getattr(trio_watchbus, name)
+"""
+
+
+def is_module(name: str) -> bool:
+    """Whether the package's attribute of this name is a module."""
+    return isinstance(getattr(trio_watchbus, name), ModuleType)
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_all_is_sorted_and_has_no_name_twice(name: str) -> None:
+    exported = importlib.import_module(name).__all__
+    assert list(exported) == sorted(set(exported))
+
+
+def test_the_package_shows_its_public_names_and_nothing_else() -> None:
+    # Importing a submodule makes it an attribute, and so does `from __future__`.
+    shown = {name for name in vars(trio_watchbus) if not name.startswith("_")} - {"annotations"}
+    exported = set(trio_watchbus.__all__)
+    assert {name for name in shown if not is_module(name)} == {
+        name for name in exported if not is_module(name)
+    }
+    assert exported <= shown
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_a_public_name_says_the_public_module_that_it_is_in(name: str) -> None:
+    module = importlib.import_module(name)
+    for exported in module.__all__:
+        value = getattr(module, exported)
+        if isinstance(value, (type, FunctionType)):
+            assert value.__module__ in PUBLIC_MODULES, exported
+            assert getattr(sys.modules[value.__module__], exported) is value
+
+
+def test_the_package_imports_without_any_extra() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], check=True)
+
+
+@pytest.mark.skipif(
+    "TRIO_WATCHBUS_TEST_WHEEL" not in os.environ, reason="the checkout is tested, not the wheel"
+)
+def test_the_installed_wheel_is_what_is_tested() -> None:
+    site_packages = Path(sysconfig.get_path("purelib"))
+    assert site_packages / "trio_watchbus" == FOLDER
+    held = {str(path) for path in files("trio-watchbus") or ()}
+    assert "trio_watchbus/py.typed" in held
+    assert {path for path in held if path.startswith(("tests", "docs"))} == set()

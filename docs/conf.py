@@ -1,11 +1,11 @@
 """How Sphinx builds these pages."""
 
-from importlib.metadata import version
+from importlib import metadata
 
 project = "trio-watchbus"
 author = "The trio-watchbus authors"
 copyright = "The trio-watchbus authors"
-release = version(project)
+release = metadata.version(project)
 
 extensions = [
     "myst_parser",

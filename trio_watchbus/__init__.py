@@ -1,0 +1,44 @@
+"""Watch keys, and publish to them: in memory, over Redis, or across the network, all alike."""
+
+from __future__ import annotations
+
+from . import abc as abc
+from ._errors import (
+    BusUnavailableError,
+    HistoryLostError,
+    InvalidKeyError,
+    InvalidPositionError,
+    MessageTooLargeError,
+    PublishUnknownError,
+    WatchBusError,
+    WatchLaggedError,
+)
+from ._memory import InMemoryWatchBus
+from ._message import Message
+from ._open import open_watchbus
+from ._retention import Retention
+from ._statistics import BusStatistics, WatchStatistics
+
+__all__ = [
+    "BusStatistics",
+    "BusUnavailableError",
+    "HistoryLostError",
+    "InMemoryWatchBus",
+    "InvalidKeyError",
+    "InvalidPositionError",
+    "Message",
+    "MessageTooLargeError",
+    "PublishUnknownError",
+    "Retention",
+    "WatchBusError",
+    "WatchLaggedError",
+    "WatchStatistics",
+    "abc",
+    "open_watchbus",
+]
+
+# Tracebacks and reprs show the name that users import.
+for _name in __all__:
+    if _name != "abc":
+        globals()[_name].__module__ = __name__
+del _name

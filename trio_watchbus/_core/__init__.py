@@ -1,0 +1,1 @@
+"""What every bus shares: no input or output, no clock, no thread."""

@@ -1,0 +1,227 @@
+"""From the order of all messages to those who watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+import trio
+
+from .._errors import HistoryLostError, WatchLaggedError
+from .._message import Message, Position
+from .._request import WatchRequest
+from .._retention import Retention
+from ._journal import Journal
+from ._trie import PrefixTrie
+from ._watch import BufferedWatch
+
+_ROUTES_BOUND = 65_536
+"""Keys whose routes are remembered: more than most services publish to within minutes, in about
+10 MB."""
+
+_SCAN = 1024
+"""Messages of the journal that are looked at before asking whether enough were found."""
+
+
+class Dispatcher:
+    """Numbers no message and does no input or output: hands each to the watches that it reaches.
+
+    `accept` is the only way in. All of it is synchronous and runs in one thread, so that no lock
+    is needed and nothing slips between a watch's registration and its replay.
+
+    Attributes:
+        epoch: the epoch of the numbering.
+        journal: the recent messages; knows the newest one's number.
+        keys: watches by the keys that they name.
+        prefixes: watches by the prefixes that they name.
+        watches: all watches.
+    """
+
+    def __init__(self, epoch: str, retention: Retention, last: int = 0) -> None:
+        self.epoch = epoch
+        self.journal = Journal(retention, last)
+        self.keys: PrefixTrie[BufferedWatch] = PrefixTrie()
+        self.prefixes: PrefixTrie[BufferedWatch] = PrefixTrie()
+        self.watches: set[BufferedWatch] = set()
+        self.keys_bound = max(1, retention.keys)
+        self._routes: dict[str, tuple[BufferedWatch, ...]] = {}
+        self._closed = False
+        self._failure: BaseException | None = None
+
+    @property
+    def position(self) -> Position:
+        """The position of the newest message."""
+        return Position(self.epoch, self.journal.last)
+
+    @property
+    def oldest(self) -> Position:
+        """The oldest position from which a watch can be resumed."""
+        return Position(self.epoch, self.journal.first - 1)
+
+    def knows(self, key: str) -> bool:
+        """Whether a message to `key` was accepted lately, and so `key` needs no more checking."""
+        return key in self._routes
+
+    def accept(self, message: Message) -> None:
+        """Take the next message of the order, and hand it to every watch that it reaches."""
+        self.journal.append(message)
+        route: Iterable[BufferedWatch]
+        if message.is_prefix:
+            route = self._prefix_route(message.key)
+        else:
+            try:
+                route = self._routes[message.key]
+            except KeyError:
+                route = self._key_route(message.key)
+        for watch in route:
+            watch.put(message)
+
+    def lose(self, epoch: str, last: int, missed: int | None) -> None:
+        """Take note that no message up to number `last` of `epoch` will come any more.
+
+        Every watch is told in its place in the order.
+
+        Args:
+            epoch: the epoch that the next message counts in; another one than before where
+                history was rewritten.
+            last: the number before the next message's.
+            missed: how many messages were lost, over all keys; None where nobody knows.
+        """
+        before = self.journal.last
+        self.epoch = epoch
+        self.journal.restart(last)
+        for watch in self.watches:
+            if watch.synced:
+                watch.fall_behind(before)
+            watch.unread += missed or 0
+            watch.gap = True
+            watch.wake()
+
+    def register(self, request: WatchRequest, after: Position | None = None) -> BufferedWatch:
+        """Add a watch that gets what is accepted from now on, or first what came after `after`.
+
+        Raises:
+            HistoryLostError: not everything after `after` is held; nothing was added.
+        """
+        if after is not None:
+            self.check(after)
+        watch = BufferedWatch(self, request, self.epoch)
+        for key in request.keys:
+            self.keys.add(key, watch)
+            self._routes.pop(key, None)
+        for prefix in request.prefixes:
+            self.prefixes.add(prefix, watch)
+            self._routes.clear()
+        self.watches.add(watch)
+        if after is not None:
+            watch.fall_behind(after.sequence)
+            watch.unread = len(request.select(self.journal.since(after.sequence)))
+            # At once as much as fits, so that a consumer that keeps up is not overtaken.
+            self.refill(watch)
+        return watch
+
+    def check(self, after: Position) -> None:
+        """Return if everything after `after` is held.
+
+        Raises:
+            HistoryLostError: it is not.
+        """
+        if after.epoch != self.epoch:
+            raise HistoryLostError("epoch", str(self.oldest))
+        if after.sequence > self.journal.last:
+            raise HistoryLostError("future", str(self.oldest))
+        if after.sequence < self.oldest.sequence:
+            raise HistoryLostError("trimmed", str(self.oldest))
+
+    def unregister(self, watch: BufferedWatch) -> None:
+        """Forget `watch`."""
+        self.watches.discard(watch)
+        for key in watch.request.keys:
+            self.keys.remove(key, watch)
+            self._routes.pop(key, None)
+        for prefix in watch.request.prefixes:
+            self.prefixes.remove(prefix, watch)
+            self._routes.clear()
+
+    def refill(self, watch: BufferedWatch) -> None:
+        """Put into `watch`, which is behind, what comes next in the journal.
+
+        Raises:
+            WatchLaggedError: the journal no longer holds it.
+        """
+        request = watch.request
+        if watch.epoch != self.epoch or watch.cursor < self.oldest.sequence:
+            self._pass_loss(watch)
+        wanted = watch.unread
+        if request.overflow != "latest":
+            wanted = min(wanted, request.buffer_size)
+        taken: list[Message] = []
+        cursor = watch.cursor
+        while len(taken) < wanted and cursor < self.journal.last:
+            page = self.journal.since(cursor, _SCAN)
+            taken += request.select(page)
+            cursor += len(page)
+        if len(taken) > wanted:
+            del taken[wanted:]
+            cursor = Position.parse(taken[-1].id).sequence
+        watch.cursor = cursor
+        watch.unread -= len(taken)
+        watch.load(taken)
+        if not watch.unread:
+            watch.catch_up()
+
+    def head(self, watch: BufferedWatch) -> str:
+        """Return where `watch`, whose buffer is empty, is."""
+        if watch.synced:
+            return str(self.position)
+        return str(Position(watch.epoch, watch.cursor))
+
+    def close(self, failure: BaseException | None = None) -> None:
+        """End every watch once its consumer has received what was accepted.
+
+        Args:
+            failure: why the bus failed, or None where it was closed.
+        """
+        if not self._closed:
+            self._closed = True
+            self._failure = failure
+            for watch in self.watches:
+                watch.wake()
+
+    def ending(self) -> Exception | None:
+        """Return a new error that says why no more messages come, or None while they do."""
+        if self._failure is not None:
+            broken = trio.BrokenResourceError("the bus failed for good; see the cause")
+            broken.__cause__ = self._failure
+            return broken
+        return trio.EndOfChannel("the bus was closed") if self._closed else None
+
+    def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:
+        if len(self._routes) >= _ROUTES_BOUND:
+            self._routes.clear()
+        route = tuple(dict.fromkeys(chain(self.keys.at(key), self.prefixes.covering(key))))
+        self._routes[key] = route
+        return route
+
+    def _prefix_route(self, prefix: str) -> dict[BufferedWatch, None]:
+        # Whoever watches a prefix exactly is among both the covering and the covered ones.
+        return dict.fromkeys(
+            chain(
+                self.keys.under(prefix), self.prefixes.under(prefix), self.prefixes.covering(prefix)
+            )
+        )
+
+    def _pass_loss(self, watch: BufferedWatch) -> None:
+        """Move `watch` past what is no longer held; raise or count that."""
+        held = len(watch.request.select(self.journal.since(self.oldest.sequence)))
+        rewritten = watch.epoch != self.epoch
+        missed = watch.unread - held
+        told = watch.gap or watch.request.overflow == "replay"
+        watch.epoch, watch.cursor = self.oldest
+        watch.unread = held
+        watch.gap = False
+        if rewritten:
+            raise WatchLaggedError(None, str(self.oldest), "epoch")
+        if missed and told:
+            raise WatchLaggedError(missed, str(self.oldest))
+        watch.dropped += missed

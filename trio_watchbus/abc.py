@@ -1,0 +1,323 @@
+"""The interface of every bus and every watch. What it promises is written here, once.
+
+The promises, for all buses alike:
+
+1. Once ``async with bus.watch(...)`` has been entered, every matching message accepted from then
+   on is received, or its loss is raised. None accepted before is, unless `after` or `history`
+   asked for it.
+2. There is one order for all: every watch sees messages of increasing position, each at most once.
+3. Resuming is exact or refused: `after` gives every matching message that follows, or raises
+   `HistoryLostError`; never a part of them.
+4. Leaving the ``async with``, by any door, leaves nothing of the watch behind. Closing is
+   synchronous and cannot fail.
+5. A slow watcher delays nobody, and holds bounded memory.
+6. A publish that returned is never silently undone by this library; one whose fate is unknown
+   raises `PublishUnknownError`. Retries under one idempotency key store it once.
+7. A bus that loses its backend reconnects and goes on without loss, or says what was lost; a
+   failure that cannot heal ends its watches with `trio.BrokenResourceError`, and is raised where
+   the bus was opened.
+8. Every async function is a cancellation point on every call, and yields to the scheduler at
+   least once per 64 messages received (a batch counts as one call). Cancelling one has no half
+   effect.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self, TypedDict, Unpack, final
+
+import trio
+
+from ._message import Message
+from ._request import Overflow, WatchRequest
+from ._statistics import BusStatistics, WatchStatistics
+
+__all__ = ["Publication", "Watch", "WatchBus", "WatchOptions"]
+
+Publication = tuple[str, bytes] | tuple[str, bytes, bool]
+"""One item of a batch: ``(key, data)``, or ``(prefix, data, True)`` for one sent to a prefix."""
+
+
+class WatchOptions(TypedDict, total=False):
+    """How a watch starts, and what it does when its consumer is slow.
+
+    Attributes:
+        after: a position (a message's ``id``, or a ``position``): first everything after it.
+        history: first up to this many of the newest kept messages of each matching key, oldest
+            first; 0 unless given. The bus's retention says how many are kept, one unless told.
+            Not together with `after`.
+        buffer_size: messages that may wait in the watch's own buffer, at least 1; 1024 unless
+            given.
+        overflow: what happens when that buffer is full. ``"replay"``, the default, drops nothing:
+            the watch falls behind and catches up from the bus's journal as its consumer drains;
+            only what has left the journal by then is lost, and raises `WatchLaggedError` once.
+            ``"latest"`` keeps the newest message of each key (of at most as many keys as the bus
+            keeps). ``"drop_oldest"`` and ``"drop_newest"`` drop, and count in ``statistics()``.
+    """
+
+    after: str | None
+    history: int
+    buffer_size: int
+    overflow: Overflow
+
+
+class Watch(trio.abc.ReceiveChannel[Message]):
+    """The receiving end of a watch: a channel of messages, in order.
+
+    ``async for`` over it receives until the bus closes. One task receives at a time. Losing
+    messages raises `WatchLaggedError` from whichever of the receiving functions comes to that
+    place; the watch stays open, and receiving again goes on after the loss.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def receive(self) -> Message:
+        """Return the next message, waiting for it if there is none.
+
+        A cancel loses nothing: the message is received by the next call.
+
+        Raises:
+            WatchLaggedError: messages were lost at this place in the order.
+            trio.ClosedResourceError: this watch is closed.
+            trio.EndOfChannel: the bus was closed, and everything before that was received.
+            trio.BrokenResourceError: the bus failed for good; ``__cause__`` says why.
+            trio.BusyResourceError: another task is waiting in a receiving function of this watch.
+        """
+
+    @abstractmethod
+    def receive_nowait(self) -> Message:
+        """Return the next message if there is one; not a checkpoint.
+
+        Raises:
+            trio.WouldBlock: there is none now.
+            Exception: otherwise as `receive`.
+        """
+
+    @abstractmethod
+    async def receive_batch(self, max_messages: int | None = None) -> list[Message]:
+        """Return all messages that wait in the buffer, waiting until there is at least one.
+
+        Yields to the scheduler on every call. A cancel loses nothing.
+
+        Args:
+            max_messages: return at most so many, at least 1; None for no such limit.
+
+        Raises:
+            ValueError: `max_messages` is less than 1.
+            Exception: otherwise as `receive`. Messages from before a loss are returned first.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop watching, at once and for good; never fails. Closing again does nothing.
+
+        What waited is discarded; `position` tells where to resume. A task that waits in a
+        receiving function gets `trio.ClosedResourceError`.
+        """
+
+    async def aclose(self) -> None:
+        """Close as `close` does, then execute a checkpoint; a cancel leaves it closed."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    @abstractmethod
+    def position(self) -> str:
+        """Where to resume from: passed as `after`, it gives exactly what was not received yet.
+
+        Advances with each message received, and past messages that do not match. Still there
+        after closing.
+        """
+
+    @abstractmethod
+    def statistics(self) -> WatchStatistics:
+        """Return what this watch holds now, and what it lost."""
+
+
+class WatchBus(ABC):
+    """Carries messages from publishers to whoever watches the key.
+
+    An async context manager: leaving it closes the bus, which ends every watch once its consumer
+    has received what was accepted before.
+    """
+
+    max_message_size: int
+    """Bytes of data that one message may have."""
+
+    def watch(self, key: str, **how: Unpack[WatchOptions]) -> AbstractAsyncContextManager[Watch]:
+        """Watch one key: ``async with bus.watch("orders/42") as watch: ...``.
+
+        Args:
+            key: 1 to 512 bytes as UTF-8, without control characters.
+            **how: see `WatchOptions`.
+
+        Raises:
+            InvalidKeyError: `key` is none.
+            InvalidPositionError: `after` is not a position.
+            TypeError: an argument is of the wrong type.
+            ValueError: an option is out of range.
+            HistoryLostError: on entering: `after` cannot be resumed from exactly.
+            trio.ClosedResourceError: on entering: the bus is closed.
+        """
+        return self.watch_any([key], **how)
+
+    def subscribe_prefix(
+        self, prefix: str, **how: Unpack[WatchOptions]
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Watch every key that starts with `prefix`; the empty prefix covers every key.
+
+        Arguments and errors otherwise as `watch`.
+        """
+        return self.watch_any((), [prefix], **how)
+
+    def watch_any(
+        self,
+        keys: Iterable[str] = (),
+        prefixes: Iterable[str] = (),
+        **how: Unpack[WatchOptions],
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Watch the union of some keys and prefixes: each message once, in order.
+
+        At least one key or prefix is needed. Arguments and errors otherwise as `watch`.
+        """
+        return _Opening(self, WatchRequest(keys, prefixes, **how))
+
+    @abstractmethod
+    async def _open_watch(self, request: WatchRequest) -> Watch:
+        """Register a watch and return it; a cancel leaves none."""
+
+    @abstractmethod
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        """Publish one message to `key`, and return its id once it is accepted.
+
+        Accepted means, in memory, handed to each live watch; on Redis, stored. Never waits for a
+        watcher.
+
+        Args:
+            key: 1 to 512 bytes as UTF-8, without control characters.
+            data: at most `max_message_size` bytes; a bytearray or memoryview is copied.
+            idempotency_key: a name for this publish, of the form of a key: a second publish with
+                the same one does nothing and returns the first one's id. Remembered for a bounded
+                number of publishes or time.
+
+        Raises:
+            InvalidKeyError: `key` or `idempotency_key` is none.
+            MessageTooLargeError: `data` is too long.
+            TypeError: an argument is of the wrong type.
+            BusUnavailableError: the backend did not take it; nothing was stored.
+            PublishUnknownError: the backend may have taken it.
+            trio.ClosedResourceError: the bus is closed.
+
+        A cancel either comes before it is accepted, or leaves it accepted whole.
+        """
+
+    @abstractmethod
+    async def publish_prefix(
+        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> str:
+        """Publish one message to every key under `prefix`: each watch that it touches gets it once.
+
+        It reaches watches on keys that start with `prefix`, and on prefixes that share a key with
+        it. Arguments, errors and cancelling otherwise as `publish`.
+        """
+
+    @abstractmethod
+    async def publish_many(
+        self, messages: Iterable[Publication], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        """Publish a batch: one contiguous run of the order, all or nothing; return the ids.
+
+        Args:
+            messages: ``(key, data)`` pairs, or ``(prefix, data, True)`` for one to a prefix. An
+                empty batch does nothing and returns ``[]``.
+            idempotency_key: a name for the batch as a whole, as in `publish`.
+
+        Errors and cancelling as `publish`; what is wrong with one item refuses them all.
+        """
+
+    @abstractmethod
+    async def latest(self, key: str) -> Message | None:
+        """Return the newest kept message that was published to `key`, or None.
+
+        Raises:
+            InvalidKeyError: `key` is none.
+            TypeError: `key` is not a ``str``.
+            BusUnavailableError: the backend cannot be asked.
+            trio.ClosedResourceError: the bus is closed.
+        """
+
+    @abstractmethod
+    async def watched_keys(self, prefix: str = "") -> frozenset[str]:
+        """Return the keys under `prefix` that someone watches now, by their names.
+
+        Keys that are only covered by a watched prefix are not among them. Over Redis, and
+        remote, the watches of all processes count. Errors as `latest`.
+        """
+
+    @property
+    @abstractmethod
+    def position(self) -> str:
+        """Where the bus is, as far as this process knows: the position of its newest message."""
+
+    @abstractmethod
+    def statistics(self) -> BusStatistics:
+        """Return what this bus holds in this process now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the bus; closing again does nothing.
+
+        Watches still give what was accepted before, and then `trio.EndOfChannel`.
+        """
+
+    async def aclose(self) -> None:
+        """Close as `close` does, then execute a checkpoint; a cancel leaves it closed."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        """Return the bus itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the bus."""
+        self.close()
+
+
+@final
+class _Opening(AbstractAsyncContextManager[Watch, None]):
+    """A watch that is opened on entering and closed on leaving.
+
+    A class, as a generator would stay alive, at half a kilobyte, for as long as the watch.
+    """
+
+    __slots__ = ("_bus", "_request", "_watch")
+
+    def __init__(self, bus: WatchBus, request: WatchRequest) -> None:
+        self._bus = bus
+        self._request = request
+        self._watch: Watch | None = None
+
+    async def __aenter__(self) -> Watch:
+        if self._watch is not None:
+            raise RuntimeError("this watch was entered already; call watch() again for another")
+        self._watch = await self._bus._open_watch(self._request)
+        return self._watch
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._watch is not None:
+            self._watch.close()

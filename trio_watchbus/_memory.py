@@ -74,7 +74,7 @@ class InMemoryWatchBus(WatchBus):
         # nearly everyone passes: this is the hot path of the whole library.
         if type(data) is not bytes or len(data) > self.max_message_size:
             data = check_data(data, self.max_message_size)
-        if not self._dispatcher.knows(key):
+        if key not in self._dispatcher.routes:
             check_key(key)
         if self._closed or idempotency_key is not None:
             return self._publish_all([(key, data, False)], idempotency_key)[0]

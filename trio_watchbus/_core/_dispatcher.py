@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import chain
 
 import trio
@@ -35,6 +34,8 @@ class Dispatcher:
         keys: watches by the keys that they name.
         prefixes: watches by the prefixes that they name.
         watches: all watches.
+        routes: whom a message to a key reaches, for keys that were looked up lately and that no
+            registration touched since.
     """
 
     def __init__(self, epoch: str, retention: Retention, last: int = 0) -> None:
@@ -44,7 +45,7 @@ class Dispatcher:
         self.prefixes: PrefixTrie[BufferedWatch] = PrefixTrie()
         self.watches: set[BufferedWatch] = set()
         self.keys_bound = max(1, retention.keys)
-        self._routes: dict[str, tuple[BufferedWatch, ...]] = {}
+        self.routes: dict[str, tuple[BufferedWatch, ...]] = {}
         self._closed = False
         self._failure: BaseException | None = None
 
@@ -58,22 +59,15 @@ class Dispatcher:
         """The oldest position from which a watch can be resumed."""
         return Position(self.epoch, self.journal.first - 1)
 
-    def knows(self, key: str) -> bool:
-        """Whether a message to `key` was accepted lately, and so `key` needs no more checking."""
-        return key in self._routes
-
     def accept(self, message: Message) -> None:
         """Take the next message of the order, and hand it to every watch that it reaches."""
         self.journal.append(message)
-        route: Iterable[BufferedWatch]
         if message.is_prefix:
-            route = self._prefix_route(message.key)
-        else:
-            try:
-                route = self._routes[message.key]
-            except KeyError:
-                route = self._key_route(message.key)
-        for watch in route:
+            for watch in self._prefix_route(message.key):
+                watch.put(message)
+            return
+        key = message.key
+        for watch in self.routes[key] if key in self.routes else self._key_route(key):
             watch.put(message)
 
     def lose(self, epoch: str, last: int, missed: int | None) -> None:
@@ -108,10 +102,10 @@ class Dispatcher:
         watch = BufferedWatch(self, request, self.epoch)
         for key in request.keys:
             self.keys.add(key, watch)
-            self._routes.pop(key, None)
+            self.routes.pop(key, None)
         for prefix in request.prefixes:
             self.prefixes.add(prefix, watch)
-            self._routes.clear()
+            self.routes.clear()
         self.watches.add(watch)
         if after is not None:
             watch.fall_behind(after.sequence)
@@ -138,10 +132,10 @@ class Dispatcher:
         self.watches.discard(watch)
         for key in watch.request.keys:
             self.keys.remove(key, watch)
-            self._routes.pop(key, None)
+            self.routes.pop(key, None)
         for prefix in watch.request.prefixes:
             self.prefixes.remove(prefix, watch)
-            self._routes.clear()
+            self.routes.clear()
 
     def refill(self, watch: BufferedWatch) -> None:
         """Put into `watch`, which is behind, what comes next in the journal.
@@ -197,10 +191,10 @@ class Dispatcher:
         return trio.EndOfChannel("the bus was closed") if self._closed else None
 
     def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:
-        if len(self._routes) >= _ROUTES_BOUND:
-            self._routes.clear()
+        if len(self.routes) >= _ROUTES_BOUND:
+            self.routes.clear()
         route = tuple(dict.fromkeys(chain(self.keys.at(key), self.prefixes.covering(key))))
-        self._routes[key] = route
+        self.routes[key] = route
         return route
 
     def _prefix_route(self, prefix: str) -> dict[BufferedWatch, None]:

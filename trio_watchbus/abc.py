@@ -307,6 +307,7 @@ class _Opening(AbstractAsyncContextManager[Watch, None]):
         self._request = request
         self._watch: Watch | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Watch:
         if self._watch is not None:
             raise RuntimeError("this watch was entered already; call watch() again for another")

@@ -260,7 +260,7 @@ class BufferedWatch(Watch):
             self._task = None
             return Abort.SUCCEEDED
 
-        self._turn = _MESSAGES_A_TURN
+        self._turn = _MESSAGES_A_TURN - 1
         await wait_task_rescheduled(abort)
 
 

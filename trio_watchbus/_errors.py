@@ -20,7 +20,7 @@ For everything that is not a matter of watch buses alone, Trio's own errors are 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 LossReason = Literal["trimmed", "epoch", "future"]
 
@@ -59,7 +59,7 @@ class HistoryLostError(WatchBusError):
         oldest: the oldest position from which this bus can be resumed now.
     """
 
-    _EXPLANATIONS = {
+    _EXPLANATIONS: ClassVar[dict[LossReason, str]] = {
         "trimmed": "the messages after that position are no longer held",
         "epoch": "that position belongs to another epoch: the numbering has started again since",
         "future": "this bus has not reached that position",

@@ -66,9 +66,7 @@ class InMemoryWatchBus(WatchBus):
         return f"<InMemoryWatchBus at {self.position}: {state}>"
 
     @enable_ki_protection
-    def publish_nowait(
-        self, key: str, data: bytes, *, idempotency_key: str | None = None
-    ) -> str:
+    def publish_nowait(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
         """As `publish`, but synchronous and not a checkpoint."""
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.

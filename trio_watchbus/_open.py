@@ -11,7 +11,7 @@ from .abc import WatchBus
 
 
 def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[WatchBus]:
-    """Open the bus that `url` names: ``async with open_watchbus("memory://") as bus: ...``.
+    """Return the bus that `url` names, to be entered with ``async with``.
 
     Args:
         url: ``memory://``.

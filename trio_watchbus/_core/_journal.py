@@ -11,6 +11,7 @@ from .._message import Message, Position
 from .._request import WatchRequest
 from .._retention import Retention
 
+
 class Journal:
     """A bounded tail of all messages, without holes, by sequence number.
 

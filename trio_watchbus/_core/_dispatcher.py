@@ -34,6 +34,7 @@ class Dispatcher:
         keys: watches by the keys that they name.
         prefixes: watches by the prefixes that they name.
         watches: all watches.
+        ended: whether the bus is closed or failed.
         routes: whom a message to a key reaches, for keys that were looked up lately and that no
             registration touched since.
     """
@@ -46,7 +47,7 @@ class Dispatcher:
         self.watches: set[BufferedWatch] = set()
         self.keys_bound = max(1, retention.keys)
         self.routes: dict[str, tuple[BufferedWatch, ...]] = {}
-        self._closed = False
+        self.ended = False
         self._failure: BaseException | None = None
 
     @property
@@ -176,19 +177,19 @@ class Dispatcher:
         Args:
             failure: why the bus failed, or None where it was closed.
         """
-        if not self._closed:
-            self._closed = True
+        if not self.ended:
+            self.ended = True
             self._failure = failure
             for watch in self.watches:
                 watch.wake()
 
-    def ending(self) -> Exception | None:
-        """Return a new error that says why no more messages come, or None while they do."""
+    def ending(self) -> Exception:
+        """Return a new error that says why no more messages come."""
         if self._failure is not None:
             broken = trio.BrokenResourceError("the bus failed for good; see the cause")
             broken.__cause__ = self._failure
             return broken
-        return trio.EndOfChannel("the bus was closed") if self._closed else None
+        return trio.EndOfChannel("the bus was closed")
 
     def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:
         if len(self.routes) >= _ROUTES_BOUND:

@@ -32,11 +32,17 @@ _MESSAGES_A_TURN = 64
 half of what ten trips through the scheduler take, and nobody waits longer than 30 µs for them."""
 
 
+_BUSY = "another task is waiting to receive from this watch"
+
+
 class Source(Protocol):
     """Where a watch's messages come from, as the watch sees it."""
 
     keys_bound: int
     """How many keys a watch of overflow kind ``"latest"`` keeps messages of."""
+
+    ended: bool
+    """Whether no more messages come."""
 
     def refill(self, watch: BufferedWatch) -> None:
         """Put into `watch`, behind and with an empty buffer, what comes next.
@@ -50,8 +56,8 @@ class Source(Protocol):
     def head(self, watch: BufferedWatch) -> str:
         """Return the position of `watch` when it is synced and has received everything."""
 
-    def ending(self) -> Exception | None:
-        """Return a new error to raise once no more messages come, or None while they do."""
+    def ending(self) -> Exception:
+        """Return a new error that says why no more messages come."""
 
     def unregister(self, watch: BufferedWatch) -> None:
         """Forget `watch`."""
@@ -165,7 +171,7 @@ class BufferedWatch(Watch):
 
     def receive_nowait(self) -> Message:
         if self._task is not None:
-            raise trio.BusyResourceError("another task is waiting to receive from this watch")
+            raise trio.BusyResourceError(_BUSY)
         if not self._buffer:
             self._refill()
         return self._buffer.popleft()
@@ -173,36 +179,42 @@ class BufferedWatch(Watch):
     async def receive(self) -> Message:
         # Promise 8 without a trip through the scheduler for each message: the check for a cancel
         # is a fifteenth of one.
-        if self._turn:
-            self._turn -= 1
-            await checkpoint_if_cancelled()
-        else:
-            self._turn = _MESSAGES_A_TURN - 1
-            await checkpoint()
         if self._buffer and self._task is None:
-            return self._buffer.popleft()
-        return await self._receive_waiting()
+            if self._turn:
+                self._turn -= 1
+                await checkpoint_if_cancelled()
+            else:
+                self._turn = _MESSAGES_A_TURN - 1
+                await checkpoint()
+            if self._buffer and self._task is None:
+                return self._buffer.popleft()
+        return await self._receive_slowly()
 
     async def __anext__(self) -> Message:
         # As receive, to the letter but for the end: one coroutine less for each message.
-        if self._turn:
-            self._turn -= 1
-            await checkpoint_if_cancelled()
-        else:
-            self._turn = _MESSAGES_A_TURN - 1
-            await checkpoint()
         if self._buffer and self._task is None:
-            return self._buffer.popleft()
+            if self._turn:
+                self._turn -= 1
+                await checkpoint_if_cancelled()
+            else:
+                self._turn = _MESSAGES_A_TURN - 1
+                await checkpoint()
+            if self._buffer and self._task is None:
+                return self._buffer.popleft()
         try:
-            return await self._receive_waiting()
+            return await self._receive_slowly()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Message]:
         if max_messages is not None and max_messages < 1:
             raise ValueError(f"max_messages must be at least 1 or None, not {max_messages}")
-        await checkpoint()
-        batch = [await self._receive_waiting()]
+        if self._buffer:
+            await checkpoint()
+        if self._buffer and self._task is None:
+            batch = [self._buffer.popleft()]
+        else:
+            batch = [await self._receive_slowly()]
         count = len(self._buffer)
         if max_messages is not None:
             count = min(count, max_messages - 1)
@@ -240,12 +252,17 @@ class BufferedWatch(Watch):
         if not self.synced:
             self._source.refill(self)
         if not self._buffer:
-            ending = self._source.ending() if self.synced else None
-            if ending is not None:
-                raise ending
+            if self._source.ended and self.synced:
+                raise self._source.ending()
             raise trio.WouldBlock
 
-    async def _receive_waiting(self) -> Message:
+    async def _receive_slowly(self) -> Message:
+        """Receive where the buffer was empty: by waiting, or at least after a checkpoint."""
+        closed = self._final_position is not None
+        if self.synced and not self._buffer and not closed and not self._source.ended:
+            await self._wait()
+        else:
+            await checkpoint()
         while True:
             try:
                 return self.receive_nowait()
@@ -254,6 +271,8 @@ class BufferedWatch(Watch):
 
     async def _wait(self) -> None:
         """Park until there is something to look at; nothing is taken yet, so a cancel is safe."""
+        if self._task is not None:
+            raise trio.BusyResourceError(_BUSY)
         self._task = current_task()
 
         def abort(_: object) -> Abort:

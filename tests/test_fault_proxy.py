@@ -1,0 +1,239 @@
+"""The proxy does to connections what it is told, and leaves nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from trio_watchbus.testing import FaultProxy
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    """Send back what comes in, until it ends."""
+    async with stream:
+        try:
+            async for data in stream:
+                await stream.send_all(data)
+        except trio.BrokenResourceError:
+            pass
+
+
+@asynccontextmanager
+async def echo_proxy() -> AsyncIterator[FaultProxy]:
+    """A proxy before a server that echoes."""
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
+        async with FaultProxy(("127.0.0.1", listener.socket.getsockname()[1])) as proxy:
+            with trio.fail_after(10):
+                yield proxy
+        nursery.cancel_scope.cancel()
+
+
+async def connect(proxy: FaultProxy) -> trio.SocketStream:
+    return await trio.open_tcp_stream(proxy.host, proxy.port)
+
+
+async def receive_exactly(stream: trio.SocketStream, count: int) -> bytes:
+    received = b""
+    while len(received) < count:
+        data = await stream.receive_some()
+        assert data, f"ended after {received!r}"
+        received += data
+    return received
+
+
+async def test_what_is_sent_arrives_both_ways_and_the_end_too() -> None:
+    data = bytes(range(256)) * 4096
+    async with (
+        echo_proxy() as proxy,
+        await connect(proxy) as stream,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(stream.send_all, data)
+        assert await receive_exactly(stream, len(data)) == data
+        await stream.send_eof()
+        assert await stream.receive_some() == b""
+    statistics = proxy.statistics()
+    assert statistics.to_target_bytes == statistics.to_client_bytes == len(data)
+    assert (statistics.accepted, statistics.swallowed_bytes) == (1, 0)
+
+
+async def test_leaving_it_leaves_no_task_and_no_connection() -> None:
+    before = trio.lowlevel.current_statistics()
+    async with echo_proxy() as proxy:
+        stream = await connect(proxy)
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+        assert proxy.statistics().connections == 1
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+    await stream.aclose()
+    assert proxy.statistics().connections == 0
+    assert trio.lowlevel.current_statistics().tasks_living == before.tasks_living
+    with pytest.raises(OSError, match=f":{proxy.port}"):
+        await connect(proxy)
+
+
+async def test_an_error_in_the_body_comes_out_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with FaultProxy(("127.0.0.1", 1)):
+            raise ZeroDivisionError
+
+
+async def test_cut_ends_every_connection_and_new_ones_are_accepted() -> None:
+    async with echo_proxy() as proxy:
+        first, second = await connect(proxy), await connect(proxy)
+        for stream in (first, second):
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+        assert proxy.cut() == 2
+        for stream in (first, second):
+            assert await stream.receive_some() == b""
+            await stream.aclose()
+        async with await connect(proxy) as stream:
+            await stream.send_all(b"y")
+            assert await stream.receive_some() == b"y"
+        assert proxy.statistics().accepted == 3
+
+
+async def test_cut_can_reset() -> None:
+    async with echo_proxy() as proxy, await connect(proxy) as stream:
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+        proxy.cut(reset=True)
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await stream.receive_some()
+        assert isinstance(raised.value.__cause__, OSError)
+        assert raised.value.__cause__.errno == errno.ECONNRESET
+
+
+async def test_refusing_leaves_what_is_open_and_keeps_the_port() -> None:
+    async with echo_proxy() as proxy, await connect(proxy) as stream:
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+        port = proxy.port
+        proxy.refuse()
+        with pytest.raises(OSError, match=f":{port}"):
+            await connect(proxy)
+        await stream.send_all(b"y")
+        assert await stream.receive_some() == b"y"
+        proxy.accept()
+        assert proxy.port == port
+        async with await connect(proxy) as other:
+            await other.send_all(b"z")
+            assert await other.receive_some() == b"z"
+
+
+async def test_refusing_and_accepting_twice_is_as_once() -> None:
+    async with echo_proxy() as proxy:
+        proxy.refuse()
+        proxy.refuse()
+        proxy.accept()
+        proxy.accept()
+        async with await connect(proxy) as stream:
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+
+
+@pytest.mark.parametrize("direction", ["to_target", "to_client"])
+async def test_what_is_held_arrives_after_the_release_with_the_end(direction: str) -> None:
+    async with echo_proxy() as proxy, await connect(proxy) as stream:
+        held = getattr(proxy, direction)
+        held.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(held.wait_seen, 3)
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(b"abc")
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        with trio.move_on_after(0) as waiting:
+            await stream.receive_some()
+        assert waiting.cancelled_caught
+        held.release()
+        assert await receive_exactly(stream, 3) == b"abc"
+        assert await stream.receive_some() == b""
+        assert proxy.statistics().swallowed_bytes == 0
+
+
+@pytest.mark.parametrize("direction", ["to_target", "to_client"])
+async def test_what_is_swallowed_is_lost_and_the_connection_stays(direction: str) -> None:
+    async with echo_proxy() as proxy, await connect(proxy) as stream:
+        swallowing = getattr(proxy, direction)
+        swallowing.swallow()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(swallowing.wait_seen, 3)
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(b"abc")
+        assert proxy.statistics().swallowed_bytes == 3
+        swallowing.release()
+        await stream.send_all(b"d")
+        assert await stream.receive_some() == b"d"
+
+
+async def test_a_lost_reply_was_asked_for_and_never_comes() -> None:
+    async with echo_proxy() as proxy, await connect(proxy) as stream:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(proxy.lose_reply)
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(b"abc")
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+        assert proxy.statistics().to_target_bytes == 3
+        assert proxy.statistics().swallowed_bytes == 3
+        async with await connect(proxy) as other:
+            await other.send_all(b"x")
+            assert await other.receive_some() == b"x"
+
+
+async def test_pieces_may_be_of_one_byte_and_late() -> None:
+    async with echo_proxy() as proxy, await connect(proxy) as stream:
+        await stream.send_all(b"-")
+        assert await stream.receive_some() == b"-"
+        proxy.to_client.piece_size = 1
+        await stream.send_all(b"abcdef")
+        assert await receive_exactly(stream, 6) == b"abcdef"
+        proxy.to_client.delay = 0.05
+        start = trio.current_time()
+        await stream.send_all(b"g")
+        assert await stream.receive_some() == b"g"
+        # Never early: how late it may be depends on the machine.
+        assert trio.current_time() - start >= 0.05
+
+
+async def test_a_target_that_is_not_there_resets_the_client() -> None:
+    async with echo_proxy() as proxy, FaultProxy(proxy.target) as other:
+        other.target = ("127.0.0.1", 1)
+        async with await connect(other) as stream:
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+        # A target that is changed serves the next connection.
+        other.target = proxy.target
+        async with await connect(other) as stream:
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+
+
+async def test_the_target_may_be_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with trio.socket.socket(trio.socket.AF_UNIX) as listening:
+        await listening.bind(str(path))
+        listening.listen()
+        async with trio.open_nursery() as nursery, FaultProxy(path) as proxy:
+            nursery.start_soon(trio.serve_listeners, echo, [trio.SocketListener(listening)])
+            async with await connect(proxy) as stream:
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_proxy_is_entered_once() -> None:
+    proxy = FaultProxy(("127.0.0.1", 1))
+    async with proxy:
+        with pytest.raises(RuntimeError, match="make another"):
+            await proxy.__aenter__()

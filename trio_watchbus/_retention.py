@@ -16,7 +16,7 @@ class Retention:
     Attributes:
         messages: messages in the journal, at least 1. The default holds some seconds of a busy
             service: the time in which a client that lost its connection is back.
-        bytes: bytes of keys and data in the journal, at least 1.
+        bytes: bytes of data and characters of keys in the journal, at least 1.
         seconds: age of a message in the journal, or None for no bound. Looked at when a message
             comes in, so that a quiet bus keeps what it has.
         per_key: newest messages kept for each key, 0 for none.

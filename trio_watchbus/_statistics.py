@@ -34,7 +34,7 @@ class BusStatistics:
         watched_prefixes: different prefixes that they name.
         trie_nodes: nodes that hold those keys and prefixes; 0 when nothing is watched.
         journal_messages: messages in the journal.
-        journal_bytes: bytes of their keys and data.
+        journal_bytes: bytes of their data and characters of their keys.
         kept_keys: keys of which the newest messages are kept.
     """
 

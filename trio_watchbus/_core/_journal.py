@@ -17,7 +17,7 @@ class Journal:
 
     Attributes:
         last: the sequence number of the newest message, held or not.
-        bytes: bytes of keys and data held.
+        bytes: bytes of data and characters of keys held.
     """
 
     __slots__ = ("_bytes_bound", "_held", "_messages_bound", "_seconds", "bytes", "last")

@@ -1,0 +1,384 @@
+"""Each message goes to the watches that it reaches, and every loss is told in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from naive import keys, prefixes, reaches, received_now
+
+from trio_watchbus import HistoryLostError, Message, Retention, WatchLaggedError
+from trio_watchbus._core._dispatcher import Dispatcher
+from trio_watchbus._core._watch import BufferedWatch
+from trio_watchbus._message import Position
+from trio_watchbus._request import WatchRequest
+
+
+class Feed:
+    """A dispatcher, and what numbers its messages; a message's data is its number."""
+
+    def __init__(self, **retention: Any) -> None:
+        self.dispatcher = Dispatcher("e", Retention(**retention))
+
+    def publish(self, *addressed: str, is_prefix: bool = False) -> None:
+        for name in addressed:
+            number = self.dispatcher.journal.last + 1
+            identifier = f"{self.dispatcher.epoch}-{number}"
+            message = Message(name, b"%d" % number, identifier, float(number), is_prefix)
+            self.dispatcher.accept(message)
+
+    def watch(self, *names: str, after: Position | None = None, **how: Any) -> BufferedWatch:
+        return self.dispatcher.register(WatchRequest(names, (), **how), after)
+
+    def watch_prefix(self, *names: str, **how: Any) -> BufferedWatch:
+        return self.dispatcher.register(WatchRequest((), names, **how))
+
+
+def lag(missed: int | None, position: str, reason: str = "trimmed") -> tuple[object, ...]:
+    return (missed, position, reason)
+
+
+def told(watch: BufferedWatch) -> list[bytes | tuple[object, ...]]:
+    """What `watch` gives now, with losses as what they say."""
+    return [
+        lag(got.missed, got.position, got.reason) if isinstance(got, WatchLaggedError) else got
+        for got in received_now(watch)
+    ]
+
+
+registrations = st.lists(
+    st.tuples(st.sets(keys, max_size=3), st.sets(prefixes, max_size=2)).filter(any), max_size=6
+)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), keys),
+        st.tuples(st.just("publish to prefix"), prefixes),
+        st.tuples(
+            st.just("register"), st.tuples(st.sets(keys, max_size=2), st.sets(prefixes, max_size=2))
+        ),
+        st.tuples(st.just("leave"), st.integers(0, 5)),
+    ),
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@given(registrations, steps)
+def test_a_message_goes_once_to_each_watch_that_it_reaches(
+    cached: bool, registered: list[tuple[set[str], set[str]]], taken: list[tuple[str, Any]]
+) -> None:
+    """With the routes of earlier messages at hand, and without them."""
+    feed = Feed()
+    watches: list[tuple[BufferedWatch, set[str], set[str], list[bytes]]] = []
+
+    def register(names: set[str], starts: set[str]) -> None:
+        watch = feed.dispatcher.register(WatchRequest(names, starts))
+        watches.append((watch, names, starts, []))
+
+    for names, starts in registered:
+        register(names, starts)
+    for what, argument in taken:
+        if not cached:
+            feed.dispatcher.routes.clear()
+        if what == "register":
+            if any(argument):
+                register(*argument)
+        elif what == "leave":
+            if argument < len(watches):
+                watches.pop(argument)[0].close()
+        else:
+            is_prefix = what == "publish to prefix"
+            feed.publish(argument, is_prefix=is_prefix)
+            for _, names, starts, expected in watches:
+                if reaches(names, starts, argument, is_prefix=is_prefix):
+                    expected.append(b"%d" % feed.dispatcher.journal.last)
+    for watch, _, _, expected in watches:
+        assert received_now(watch) == expected
+        watch.close()
+    assert feed.dispatcher.watches == set()
+    assert feed.dispatcher.keys.nodes == feed.dispatcher.prefixes.nodes == 0
+
+
+@given(registrations, st.booleans(), prefixes)
+def test_what_a_request_matches_is_what_is_handed_on(
+    registered: list[tuple[set[str], set[str]]], is_prefix: bool, addressed: str
+) -> None:
+    """So that what is replayed from the journal is what would have come live."""
+    for names, starts in registered:
+        request = WatchRequest(names, starts)
+        message = Message(addressed, b"", "e-1", 0.0, is_prefix)
+        expected = reaches(names, starts, addressed, is_prefix=is_prefix)
+        assert request.matches(message) == expected
+        assert request.select([message, message]) == [message, message] * expected
+
+
+def test_the_routes_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_watchbus._core._dispatcher._ROUTES_BOUND", 10)
+    feed = Feed()
+    watch = feed.watch_prefix("")
+    feed.publish(*(f"k{n}" for n in range(100)))
+    assert len(feed.dispatcher.routes) <= 10
+    assert len(received_now(watch)) == 100
+
+
+def test_a_watch_that_registers_after_keys_were_published_to_gets_what_follows() -> None:
+    """What was remembered about those keys before does not hide it."""
+    feed = Feed()
+    feed.publish("a", "b", "ab")
+    by_key, by_prefix = feed.watch("a"), feed.watch_prefix("a")
+    feed.publish("a", "b", "ab")
+    assert received_now(by_key) == [b"4"]
+    assert received_now(by_prefix) == [b"4", b"6"]
+
+
+def test_a_watch_that_left_gets_nothing_more_and_the_others_do() -> None:
+    feed = Feed()
+    leaving, staying, covering = feed.watch("a"), feed.watch("a"), feed.watch_prefix("")
+    feed.publish("a")
+    leaving.close()
+    feed.publish("a")
+    assert received_now(staying) == received_now(covering) == [b"1", b"2"]
+    assert feed.dispatcher.keys.nodes == 1
+
+
+# Resuming
+
+
+def test_after_gives_what_followed_and_then_what_comes() -> None:
+    feed = Feed()
+    feed.publish("a", "b", "a")
+    watch = feed.watch("a", after=Position("e", 1))
+    feed.publish("a", "b")
+    assert received_now(watch) == [b"3", b"4"]
+
+
+@pytest.mark.parametrize("after", range(4, 8))
+def test_after_reaches_back_to_the_oldest_held_exactly(after: int) -> None:
+    feed = Feed(messages=3)
+    feed.publish(*"aaaaaaa")
+    assert feed.dispatcher.oldest == Position("e", 4)
+    watch = feed.watch("a", after=Position("e", after))
+    assert received_now(watch) == [b"%d" % number for number in range(after + 1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        (Position("e", 3), "trimmed"),
+        (Position("e", 0), "trimmed"),
+        (Position("e", 8), "future"),
+        (Position("f", 5), "epoch"),
+    ],
+)
+def test_after_is_refused_where_not_all_that_followed_is_held(after: Position, reason: str) -> None:
+    feed = Feed(messages=3)
+    feed.publish(*"aaaaaaa")
+    with pytest.raises(HistoryLostError) as raised:
+        feed.watch("b", after=after)
+    assert (raised.value.reason, raised.value.oldest) == (reason, "e-4")
+    assert feed.dispatcher.watches == set()
+    assert feed.dispatcher.keys.nodes == 0
+
+
+def test_after_the_newest_of_an_empty_journal_is_resumable() -> None:
+    feed = Feed()
+    assert received_now(feed.watch("a", after=Position("e", 0))) == []
+    other = Dispatcher("e", Retention(), 7)
+    other.register(WatchRequest(["a"], ()), Position("e", 7))
+    for sequence, reason in ((6, "trimmed"), (8, "future")):
+        with pytest.raises(HistoryLostError) as raised:
+            other.check(Position("e", sequence))
+        assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 3000])
+def test_a_long_journal_is_replayed_whole_in_buffers_of_any_size(count: int) -> None:
+    feed = Feed()
+    feed.publish(*(["x"] * 1000), *(["a", "x"] * count))
+    for buffer_size in (1, 7, 1024):
+        watch = feed.watch("a", after=Position("e", 0), buffer_size=buffer_size)
+        assert watch.statistics().buffered <= buffer_size
+        assert received_now(watch) == [b"%d" % (1001 + 2 * n) for n in range(count)]
+        assert watch.statistics().state == "synced"
+
+
+# Lagging
+
+
+def test_a_watch_overtaken_by_the_journal_is_told_how_many_it_missed() -> None:
+    feed = Feed(messages=3)
+    watch = feed.watch("a", buffer_size=2)
+    feed.publish("a", "a", "a", "b", "a", "b", "a", "a")
+    # Held: 6 to 8; of what it should have received, 3 and 5 are gone.
+    assert told(watch) == [b"1", b"2", lag(2, "e-5"), b"7", b"8"]
+    feed.publish("a")
+    assert told(watch) == [b"9"]
+
+
+def test_a_watch_that_only_missed_what_it_does_not_match_is_told_nothing() -> None:
+    feed = Feed(messages=3)
+    watch = feed.watch("a", buffer_size=1)
+    feed.publish("a", "a")
+    assert watch.receive_nowait().data == b"1"
+    feed.publish("b", "b")
+    assert told(watch) == [b"2"]
+    feed.publish("b", "b", "b", "b")
+    assert told(watch) == []
+
+
+def test_a_watch_can_be_overtaken_again_and_again() -> None:
+    feed = Feed(messages=2)
+    watch = feed.watch("a", buffer_size=1)
+    feed.publish(*"aaaa")
+    assert watch.receive_nowait().data == b"1"
+    with pytest.raises(WatchLaggedError) as raised:
+        watch.receive_nowait()
+    assert (raised.value.missed, raised.value.position) == (1, "e-2")
+    feed.publish(*"aaa")
+    assert told(watch) == [lag(3, "e-5"), b"6", b"7"]
+
+
+def test_a_loss_leaves_nothing_to_receive_until_more_comes() -> None:
+    feed = Feed(messages=1)
+    watch = feed.watch("a", buffer_size=1)
+    feed.publish("a", "a", "b")
+    assert told(watch) == [b"1", lag(1, "e-2")]
+    assert watch.statistics().state == "synced"
+    feed.publish("a")
+    assert told(watch) == [b"4"]
+
+
+# What the log itself lost
+
+
+def test_a_hole_in_the_log_is_told_after_what_came_before_it() -> None:
+    feed = Feed()
+    synced, idle = feed.watch("a"), feed.watch("b")
+    behind = feed.watch("a", buffer_size=1)
+    feed.publish("a", "a", "x")
+    feed.dispatcher.lose("e", 10, 7)
+    feed.publish("a", "b")
+    assert feed.dispatcher.position == Position("e", 12)
+    assert told(synced) == [b"1", b"2", lag(7, "e-10"), b"11"]
+    # Message 2 was in the journal, which restarted: it is lost to this one too.
+    assert told(behind) == [b"1", lag(8, "e-10"), b"11"]
+    # Nobody knows what the lost ones were: every watch is told, of at most so many.
+    assert told(idle) == [lag(7, "e-10"), b"12"]
+
+
+def test_holes_add_up_until_they_are_told() -> None:
+    feed = Feed()
+    watch = feed.watch("a")
+    feed.dispatcher.lose("e", 5, 5)
+    feed.publish("a")
+    feed.dispatcher.lose("e", 8, 2)
+    feed.publish("a")
+    assert told(watch) == [lag(8, "e-8"), b"9"]
+    feed.dispatcher.lose("e", 11, 2)
+    assert told(watch) == [lag(2, "e-11")]
+
+
+@pytest.mark.parametrize("overflow", ["latest", "drop_oldest", "drop_newest"])
+def test_what_the_log_lost_is_told_to_watches_that_may_drop_too(overflow: str) -> None:
+    feed = Feed()
+    watch = feed.watch("a", overflow=overflow)
+    feed.publish("a")
+    feed.dispatcher.lose("e", 3, 2)
+    feed.publish("a")
+    assert told(watch) == [b"1", lag(2, "e-3"), b"4"]
+    assert watch.statistics().dropped == 0
+
+
+def test_a_rewritten_history_is_told_in_its_place_and_another_epoch_follows() -> None:
+    feed = Feed()
+    watch, prefix_watch = feed.watch("a"), feed.watch_prefix("")
+    feed.publish("a", "b")
+    feed.dispatcher.lose("f", 0, None)
+    feed.publish("a")
+    assert told(watch) == [b"1", lag(None, "f-0", "epoch"), b"1"]
+    assert told(prefix_watch) == [b"1", b"2", lag(None, "f-0", "epoch"), b"1"]
+    assert watch.position == "f-1"
+    with pytest.raises(HistoryLostError) as raised:
+        feed.dispatcher.check(Position("e", 2))
+    assert raised.value.reason == "epoch"
+
+
+def test_a_watch_opened_after_a_rewrite_is_told_nothing() -> None:
+    feed = Feed()
+    feed.publish("a")
+    feed.dispatcher.lose("f", 0, None)
+    watch = feed.watch("a")
+    feed.publish("a")
+    assert told(watch) == [b"1"]
+
+
+def test_a_rewrite_to_higher_numbers_is_told_too() -> None:
+    """The epoch decides: that the number is ahead of the watch's proves nothing."""
+    feed = Feed()
+    watch = feed.watch("a")
+    feed.publish("a")
+    feed.dispatcher.lose("f", 50, None)
+    feed.publish("a")
+    assert told(watch) == [b"1", lag(None, "f-50", "epoch"), b"51"]
+
+
+async def test_a_waiting_consumer_is_told_of_a_loss_at_once() -> None:
+    feed = Feed()
+    watch = feed.watch("a")
+    lagged: list[WatchLaggedError] = []
+
+    async def consume() -> None:
+        try:
+            await watch.receive()
+        except WatchLaggedError as error:
+            lagged.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(consume)
+        await trio.testing.wait_all_tasks_blocked()
+        feed.dispatcher.lose("e", 4, 4)
+    assert [error.missed for error in lagged] == [4]
+
+
+# Ending
+
+
+def test_when_the_bus_closes_its_watches_first_give_what_was_accepted() -> None:
+    feed = Feed()
+    synced, behind = feed.watch("a"), feed.watch("a", buffer_size=1)
+    feed.publish("a", "a")
+    feed.dispatcher.close()
+    for watch in (synced, behind):
+        assert watch.receive_nowait().data == b"1"
+        assert watch.receive_nowait().data == b"2"
+        with pytest.raises(trio.EndOfChannel):
+            watch.receive_nowait()
+
+
+def test_when_the_bus_fails_its_watches_say_why() -> None:
+    feed = Feed()
+    first, second = feed.watch("a"), feed.watch("b")
+    failure = OSError("the disk is on fire")
+    feed.publish("a")
+    feed.dispatcher.close(failure)
+    assert first.receive_nowait().data == b"1"
+    errors = []
+    for watch in (first, second, second):
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            watch.receive_nowait()
+        assert raised.value.__cause__ is failure
+        errors.append(raised.value)
+    # One of their own each: an error that is raised twice gathers the tracebacks of both.
+    assert len(set(errors)) == 3
+
+
+def test_the_first_end_is_the_one_that_counts() -> None:
+    feed = Feed()
+    watch = feed.watch("a")
+    feed.dispatcher.close()
+    feed.dispatcher.close(OSError())
+    with pytest.raises(trio.EndOfChannel):
+        watch.receive_nowait()

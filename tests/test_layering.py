@@ -15,7 +15,9 @@ import trio_watchbus
 PACKAGE = "trio_watchbus"
 FOLDER = Path(trio_watchbus.__file__).parent
 
-FOUNDATIONS = {"_errors", "_keys", "_message", "_request", "_retention", "_statistics"}
+FOUNDATIONS = {"_errors", "_keys", "_message", "_request", "_retention", "_statistics"} | {
+    "_protocol"
+}
 BUSES = {"_memory", "_open", "_redis", "_remote"}
 # From the lowest up: a room imports from its own layer and from those below. The package's own
 # `__init__` is a layer of its own, above the buses that it shows.
@@ -34,7 +36,9 @@ THIRD_PARTY: dict[str, set[str] | None] = {
 }
 
 # What these do is a matter of their arguments alone.
-PURE = {"_core._trie", "_core._journal", "web._sse", "web._protocol", "_redis._layout"}
+PURE = {"_core._trie", "_core._journal", "web._sse", "_redis._layout"} | {
+    f"_protocol.{name}" for name in ("_answers", "_common", "_errors", "_requests")
+}
 # Input, output, clocks, threads and chance, which the core leaves to the buses.
 WORLDLY = {"asyncio", "io", "os", "random", "secrets", "select", "selectors", "socket", "ssl"} | {
     "datetime",

@@ -1,0 +1,86 @@
+"""The grammar of ``watchbus.v1``: frames of JSON text, parsed and built, without input or output.
+
+A *request* goes from client to server, an *answer* from server to client; both are objects whose
+``op`` says what they are. What is no frame at all raises `MalformedFrameError` and ends the
+connection; a frame that asks for what cannot be done is answered by `Error`, and the connection
+goes on.
+"""
+
+from __future__ import annotations
+
+from ._answers import (
+    Answer,
+    Bookmark,
+    End,
+    Error,
+    Hello,
+    Lagged,
+    LatestMessage,
+    Messages,
+    Pong,
+    Published,
+    Unwatched,
+    WatchedKeySet,
+    Watching,
+    WireMessage,
+    encode_message,
+    encode_messages,
+    parse_answer,
+)
+from ._common import SUBPROTOCOL, CloseCode, MalformedFrameError, encode
+from ._errors import RequestError, error_answer, error_of
+from ._requests import (
+    Latest,
+    More,
+    Ping,
+    Publication,
+    Publish,
+    PublishMany,
+    Request,
+    Unwatch,
+    Watch,
+    WatchedKeys,
+    parse_publication,
+    parse_request,
+    publication_fields,
+)
+
+__all__ = [
+    "Answer",
+    "Bookmark",
+    "CloseCode",
+    "End",
+    "Error",
+    "Hello",
+    "Lagged",
+    "Latest",
+    "LatestMessage",
+    "MalformedFrameError",
+    "Messages",
+    "More",
+    "Ping",
+    "Pong",
+    "Publication",
+    "Publish",
+    "PublishMany",
+    "Published",
+    "Request",
+    "RequestError",
+    "SUBPROTOCOL",
+    "Unwatch",
+    "Unwatched",
+    "Watch",
+    "WatchedKeySet",
+    "WatchedKeys",
+    "Watching",
+    "WireMessage",
+    "encode",
+    "encode_message",
+    "encode_messages",
+    "error_answer",
+    "error_of",
+    "parse_answer",
+    "parse_publication",
+    "parse_request",
+    "publication_fields",
+]

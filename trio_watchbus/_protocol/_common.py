@@ -1,0 +1,53 @@
+"""What requests and answers share."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+SUBPROTOCOL = "watchbus.v1"
+
+_LARGEST_INTEGER = 2**53 - 1
+"""The largest integer that every JSON parser keeps, those with floats alone included."""
+
+Count = Annotated[int, Meta(ge=0, le=_LARGEST_INTEGER)]
+
+Identifier = Annotated[int, Meta(ge=0, le=_LARGEST_INTEGER)]
+"""What a client calls one of its watches or requests, while that goes on."""
+
+
+class CloseCode(IntEnum):
+    """Why a connection was closed."""
+
+    DRAIN = 1001
+    POLICY = 1008
+    TOO_BIG = 1009
+    FAULT = 1011
+    MALFORMED = 4400
+    UNAUTHENTICATED = 4401
+    FORBIDDEN = 4403
+
+
+class MalformedFrameError(Exception):
+    """Not a frame of ``watchbus.v1``: nothing that follows on this connection can be trusted."""
+
+
+def encode(frame: Struct) -> str:
+    """Return the text of a frame."""
+    return msgspec.json.encode(frame).decode()
+
+
+def data_fields(data: bytes) -> tuple[str | None, bytes | None]:
+    """Return the fields ``data`` and ``data_base64``: the first if it is UTF-8, or the second."""
+    try:
+        return data.decode(), None
+    except UnicodeDecodeError:
+        return None, data
+
+
+def printable(text: str) -> str:
+    """Return `text` as what can be encoded: a lone surrogate in it becomes a question mark."""
+    return text.encode(errors="replace").decode()

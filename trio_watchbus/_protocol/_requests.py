@@ -1,0 +1,214 @@
+"""What a client asks for.
+
+Parsed by Python's own JSON parser, as msgspec takes the last of two fields of the same name
+without a word; then converted by msgspec, which is strict about everything else.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, cast
+
+import msgspec
+from msgspec import Struct
+
+from .._request import Overflow
+from ._common import Count, Identifier, MalformedFrameError, data_fields, printable
+from ._errors import RequestError
+
+_INTEGER_LENGTH = 20
+"""Characters of an integer beyond which no field can be meant."""
+
+_TEXT_BYTES = 65_536
+"""Bytes of data that are published as text, which people can read in their browser's tools."""
+
+
+class _Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Watch(_Request, tag="watch"):
+    """Open a watch on the union of these keys and prefixes; answered by `Watching` or `Error`.
+
+    `window` is how many messages may come before the client has asked for `More`; absent, as many
+    as the connection carries.
+    """
+
+    id: Identifier
+    key: str | None = None
+    prefix: str | None = None
+    keys: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    after: str | None = None
+    history: Count = 0
+    overflow: Overflow = "replay"
+    buffer_size: Count | None = None
+    window: Count | None = None
+
+    def all_keys(self) -> list[str]:
+        """Return the keys that it names, in whichever field."""
+        return [*self.keys] if self.key is None else [self.key, *self.keys]
+
+    def all_prefixes(self) -> list[str]:
+        """Return the prefixes that it names, in whichever field."""
+        return [*self.prefixes] if self.prefix is None else [self.prefix, *self.prefixes]
+
+
+class More(_Request, tag="more"):
+    """The consumer of a watch took messages: let so many more come. Not answered."""
+
+    id: Identifier
+    count: Count
+
+
+class Unwatch(_Request, tag="unwatch"):
+    """Close a watch; answered by `Unwatched`, after which its id may be used again."""
+
+    id: Identifier
+
+
+class Publication(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What one message is published with: a key or a prefix, and data as text or as base64."""
+
+    key: str | None = None
+    prefix: str | None = None
+    data: str | None = None
+    data_base64: bytes | None = None
+
+    def item(self) -> tuple[str, bytes, bool]:
+        """Return it as an item of a batch: key or prefix, data, whether it is a prefix.
+
+        Raises:
+            ValueError: there is not exactly one of key and prefix, or not one kind of data.
+        """
+        if (self.key is None) == (self.prefix is None):
+            raise ValueError("a message to publish needs either key or prefix")
+        if (self.data is None) == (self.data_base64 is None):
+            raise ValueError("a message to publish needs either data or data_base64")
+        data = self.data_base64
+        if self.data is not None:
+            try:
+                data = self.data.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"data may not have a lone surrogate (at character {error.start})"
+                ) from None
+        is_prefix = self.key is None
+        return cast(str, self.prefix if is_prefix else self.key), cast(bytes, data), is_prefix
+
+
+class Publish(Publication, tag_field="op", tag="publish", kw_only=True):
+    """Publish one message; answered by `Published` or `Error`."""
+
+    id: Identifier
+    idempotency_key: str | None = None
+
+
+class PublishMany(_Request, tag="publish_many"):
+    """Publish a batch, all or nothing; answered by `Published` or `Error`."""
+
+    id: Identifier
+    messages: tuple[Publication, ...]
+    idempotency_key: str | None = None
+
+
+class Latest(_Request, tag="latest"):
+    """Ask for the newest kept message of a key; answered by `LatestMessage` or `Error`."""
+
+    id: Identifier
+    key: str
+
+
+class WatchedKeys(_Request, tag="watched_keys"):
+    """Ask which keys are watched; answered by `WatchedKeySet` or `Error`."""
+
+    id: Identifier
+    prefix: str = ""
+
+
+class Ping(_Request, tag="ping"):
+    """Ask for a `Pong`."""
+
+
+Request = Watch | More | Unwatch | Publish | PublishMany | Latest | WatchedKeys | Ping
+
+
+def parse_request(text: str) -> Request:
+    """Return the request that a client's frame makes.
+
+    Raises:
+        MalformedFrameError: it is not a JSON object with an ``op``.
+        RequestError: there is no such request, or a field is missing, unknown or of a wrong type.
+    """
+    value = _load_object(text)
+    if not isinstance(value.get("op"), str):
+        raise MalformedFrameError("a frame needs the field op, a string")
+    return _convert(value, Request)  # type: ignore[no-any-return]
+
+
+def parse_publication(text: str) -> Publication:
+    """Return the publication that one line of a batch writes.
+
+    Raises:
+        MalformedFrameError: it is not a JSON object.
+        RequestError: a field is unknown or of a wrong type.
+    """
+    return _convert(_load_object(text), Publication)  # type: ignore[no-any-return]
+
+
+def publication_fields(key: str, data: bytes, is_prefix: bool) -> dict[str, Any]:
+    """Return the fields of a `Publication` of `data` to a key or prefix."""
+    # As text, data could grow sixfold, and a frame beyond what the server takes.
+    text, binary = data_fields(data) if len(data) <= _TEXT_BYTES else (None, data)
+    return {"prefix" if is_prefix else "key": key, "data": text, "data_base64": binary}
+
+
+def _convert(value: dict[str, Any], kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        detail = printable(f"{error} (in a frame with op {value.get('op')!r:.40})")
+        raise RequestError(_identifier(value), "invalid_request", detail) from None
+
+
+def _identifier(value: dict[str, Any]) -> int | None:
+    """Return the id of a request that is wrong otherwise, if it has one."""
+    try:
+        return msgspec.convert(value.get("id"), Identifier)
+    except msgspec.ValidationError:
+        return None
+
+
+def _load_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that `text` is, with nothing in it that parsers disagree about."""
+    try:
+        value = _STRICT_JSON.decode(text)
+    except json.JSONDecodeError as error:
+        raise MalformedFrameError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise MalformedFrameError("JSON that is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise MalformedFrameError("not a JSON object")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise MalformedFrameError("a JSON object with the same field twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _INTEGER_LENGTH:
+        raise MalformedFrameError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise MalformedFrameError(f"not JSON: {constant}")
+
+
+_STRICT_JSON = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates, parse_int=_integer, parse_constant=_refuse
+)

@@ -1,0 +1,30 @@
+"""A served bus in a process of its own; run by ``python -m``.
+
+Prints its URL, and serves until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+import trio
+
+from .._open import open_watchbus
+from ..web import serve
+
+
+async def _main(bus_url: str) -> None:
+    async with open_watchbus(bus_url) as bus, trio.open_nursery() as nursery:
+        (url, *_) = await nursery.start(partial(serve, bus, bind="127.0.0.1:0"))
+        sys.stdout.write(f"{url}\n")
+        sys.stdout.flush()
+        async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as parent:
+            while await parent.receive_some():
+                pass
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(_main, sys.argv[1])

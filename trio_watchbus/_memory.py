@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from secrets import token_hex
+from time import time as now
 from typing import final
 
 import trio
@@ -54,8 +54,11 @@ class InMemoryWatchBus(WatchBus):
         # 48 bits: no two epochs that one client could meet are the same.
         self._dispatcher = Dispatcher(token_hex(6), retention)
         self._journal = self._dispatcher.journal
+        self._routes = self._dispatcher.routes
+        self._accept = self._dispatcher.accept
         self._id_start = f"{self._dispatcher.epoch}-"
         self._history = KeyHistory(retention)
+        self._keep = self._history.append
         # The first and last sequence number that each idempotency key got.
         self._published: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._closed = False
@@ -70,16 +73,15 @@ class InMemoryWatchBus(WatchBus):
         """As `publish`, but synchronous and not a checkpoint."""
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.
+        if key not in self._routes or self._closed or idempotency_key is not None:
+            checked = [self._checked((key, data))]
+            return self._publish_all(checked, idempotency_key)[0]
         if type(data) is not bytes or len(data) > self.max_message_size:
             data = check_data(data, self.max_message_size)
-        if key not in self._dispatcher.routes:
-            check_key(key)
-        if self._closed or idempotency_key is not None:
-            return self._publish_all([(key, data, False)], idempotency_key)[0]
         identifier = f"{self._id_start}{self._journal.last + 1}"
-        message = Message(key, data, identifier, time.time(), False)
-        self._history.append(message)
-        self._dispatcher.accept(message)
+        message = Message(key, data, identifier, now())
+        self._keep(message)
+        self._accept(message)
         return identifier
 
     @enable_ki_protection
@@ -191,13 +193,13 @@ class InMemoryWatchBus(WatchBus):
                 self._published[idempotency_key] = (first, last)
                 if len(self._published) > _IDEMPOTENCY_KEYS:
                     self._published.popitem(last=False)
-        now = time.time()
+        accepted = now()
         ids = [f"{self._id_start}{sequence}" for sequence in range(first, last + 1)]
         for (key, data, is_prefix), identifier in zip(messages, ids, strict=False):
-            message = Message(key, data, identifier, now, is_prefix)
+            message = Message(key, data, identifier, accepted, is_prefix)
             if not is_prefix:
-                self._history.append(message)
-            self._dispatcher.accept(message)
+                self._keep(message)
+            self._accept(message)
         return ids
 
     async def _pass_turn(self) -> None:

@@ -104,9 +104,13 @@ class KeyHistory:
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
-            if len(kept) >= self._per_key:
+            if len(kept) < self._per_key:
+                kept.append(message)
+            elif self._per_key == 1:
+                kept[0] = message
+            else:
                 del kept[0]
-            kept.append(message)
+                kept.append(message)
         elif self._keys:
             self._kept[key] = [message]
             if len(self._kept) > self._keys:

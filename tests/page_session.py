@@ -32,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import trio
@@ -40,9 +41,9 @@ SECONDS = 30
 """For one block to end, or to print what the page shows."""
 
 _FENCE = re.compile(
-    r"^(?P<fence>`{3,})(?P<language>\S*).*\n(?P<text>(?:.*\n)*?)(?P=fence)\n", re.MULTILINE
+    r"^(?P<fence> *`{3,})(?P<language>\S*).*\n(?P<text>(?:.*\n)*?)(?P=fence)\n", re.MULTILINE
 )
-_COMMENT = re.compile(r"<!-- (?P<mark>[^:>]+)(?:: (?P<detail>[^>]+))? -->\n+\Z")
+_COMMENT = re.compile(r"<!-- (?P<mark>[^:>]+)(?:: (?P<detail>[^>]+))? -->\n+ *\Z")
 _FILE = re.compile(r"(?:#|//|<!--) (?P<name>[\w./-]+\.\w+)(?: -->)?\n")
 _ADDRESS = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 
@@ -67,7 +68,7 @@ def blocks(page: Path) -> list[Block]:
         found.append(
             Block(
                 match["language"],
-                match["text"],
+                dedent(match["text"]),
                 content.count("\n", 0, match.start()) + 1,
                 comment["mark"] if comment else "",
                 (comment["detail"] if comment else "") or "",

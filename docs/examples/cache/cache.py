@@ -1,0 +1,109 @@
+"""Two processes and a database: one caches what it reads, the other says what it changed."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import trio
+
+from trio_watchbus import WatchLaggedError, open_watchbus
+from trio_watchbus.abc import Watch
+
+DATABASE = Path(tempfile.gettempdir()) / "prices.sqlite"
+CHANGED = "changed/price/"
+
+
+def write_price(article: str, price: int) -> None:
+    """Write a price into the database."""
+    with closing(sqlite3.connect(DATABASE)) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS prices (article PRIMARY KEY, price INTEGER)")
+        database.execute("INSERT OR REPLACE INTO prices VALUES (?, ?)", [article, price])
+
+
+def read_price(article: str) -> int:
+    """Read a price from the database."""
+    with closing(sqlite3.connect(DATABASE)) as database:
+        [price] = database.execute(
+            "SELECT price FROM prices WHERE article = ?", [article]
+        ).fetchone()
+        return int(price)
+
+
+class PriceCache:
+    """Prices that were read, until somebody says that they changed.
+
+    Attributes:
+        changed: set once a price changed.
+    """
+
+    def __init__(self) -> None:
+        self.changed = trio.Event()
+        self._prices: dict[str, int] = {}
+
+    def get(self, article: str) -> tuple[int, str]:
+        """Return a price, and where it is from.
+
+        Synchronous, so that no change comes between reading a price and keeping it.
+        """
+        if article in self._prices:
+            return self._prices[article], "the cache"
+        self._prices[article] = read_price(article)
+        return self._prices[article], "the database"
+
+    async def forget_changes(self, changes: Watch) -> None:
+        """Forget each price that changes, for ever."""
+        while True:
+            try:
+                message = await changes.receive()
+                self._prices.pop(message.key.removeprefix(CHANGED), None)
+            except WatchLaggedError:
+                # Nobody knows which changes were lost: whatever is kept may be wrong.
+                self._prices.clear()
+            self.changed.set()
+
+
+async def serve(url: str) -> None:
+    """Say the price of tea, and have another process change it in the meantime."""
+    # Watched before anything is read, so that no change is missed.
+    async with (
+        open_watchbus(url) as bus,
+        bus.subscribe_prefix(CHANGED) as changes,
+        trio.open_nursery() as nursery,
+    ):
+        cache = PriceCache()
+        nursery.start_soon(cache.forget_changes, changes)
+        write_price("tea", 3)
+        say_price(cache)
+        say_price(cache)
+        await trio.run_process([sys.executable, __file__, url, "4"])
+        await cache.changed.wait()
+        say_price(cache)
+        say_price(cache)
+        nursery.cancel_scope.cancel()
+
+
+def say_price(cache: PriceCache) -> None:
+    price, source = cache.get("tea")
+    print(f"tea costs {price}, says {source}", flush=True)
+
+
+async def change(url: str, price: str) -> None:
+    """Change the price of tea, then say so: the other way round, the old one could be read."""
+    write_price("tea", int(price))
+    print(f"tea will cost {price}, says another process", flush=True)
+    async with open_watchbus(url) as bus:
+        await bus.publish(f"{CHANGED}tea", b"")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case []:
+            trio.run(serve, "redis://127.0.0.1:6379")
+        case [url]:
+            trio.run(serve, url)
+        case [url, price]:
+            trio.run(change, url, price)

@@ -1,0 +1,68 @@
+"""Cancelling an operation everywhere that a cancel can come."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+_STEPS = 10_000
+"""Steps after which an operation is taken for one that never completes."""
+
+
+class _CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope at one step of the scheduler: just before it, or just after."""
+
+    def __init__(self, scope: trio.CancelScope, step: int, *, before: bool) -> None:
+        self._scope = scope
+        self._step = step
+        self._before = before
+        self._count = 0
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self._count += 1
+        if self._before and self._count == self._step:
+            self._scope.cancel()
+
+    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
+        if not self._before and self._count == self._step:
+            self._scope.cancel()
+
+
+async def cancel_everywhere(
+    attempt: Callable[[], Awaitable[object]], then: Callable[[], Awaitable[object]]
+) -> int:
+    """Run an operation again and again, each time cancelled a step later, until it completes.
+
+    A step is what a task does from one trip through the scheduler to the next; those of all tasks
+    count, so that a cancel comes also while others are in the middle of something. Each is tried
+    twice: with the cancel just before it, when what the task waited for is there already, and just
+    after it, when the task has begun to wait.
+
+    Args:
+        attempt: starts the operation anew and waits for it.
+        then: runs after each time, not cancelled: asserts that nothing is half done.
+
+    Returns:
+        how many times `attempt` was cancelled.
+
+    Raises:
+        AssertionError: it does not complete within 10,000 steps.
+    """
+    cancelled = 0
+    for step in range(1, _STEPS):
+        came_too_late = True
+        for before in (True, False):
+            with trio.CancelScope() as scope:
+                instrument = _CancelAtStep(scope, step, before=before)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    await attempt()
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            await then()
+            cancelled += scope.cancelled_caught
+            came_too_late = came_too_late and not scope.cancel_called
+        if came_too_late:
+            return cancelled
+    raise AssertionError(f"{attempt!r} has not completed within {_STEPS} steps")

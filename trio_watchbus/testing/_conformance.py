@@ -1,0 +1,35 @@
+"""The conformance suite: every promise of a watch bus, tried on any bus."""
+
+from __future__ import annotations
+
+# For what they add to the checks, in this order.
+from . import (
+    _buffering,  # noqa: F401
+    _closing,  # noqa: F401
+    _delivering,  # noqa: F401
+    _publishing,  # noqa: F401
+    _resuming,  # noqa: F401
+)
+from ._checks import CHECKS, WatchBusFactory
+
+WATCHBUS_CHECKS = tuple(CHECKS)
+"""The checks that `check_watchbus` runs, to be run one by one: a test for each, say."""
+
+
+async def check_watchbus(factory: WatchBusFactory) -> None:
+    """Check that a bus keeps every promise of `trio_watchbus.abc`.
+
+    Each check runs on a fresh bus, and afterwards nothing may be left of it. All together take
+    some seconds on a bus in memory, and up to some minutes on one over a network. With a bus in
+    memory they run under Trio's autojump clock too.
+
+    Args:
+        factory: a function that takes `retention` (a `Retention`, of which the bus has to keep at
+            least as much) and returns an async context manager, that gives an empty bus: a
+            `WatchBus`, or several onto one log as in processes of their own.
+
+    Raises:
+        AssertionError: the bus breaks a promise; a note names it.
+    """
+    for check in WATCHBUS_CHECKS:
+        await check(factory)

@@ -297,7 +297,9 @@ class _Session:
                 await self._end("the bus was closed")
                 return
         except trio.EndOfChannel:
-            await self._end("the bus was closed")
+            del self._watches[request.id]
+            if not self._watches:
+                await self._end("the bus was closed")
             return
         except trio.BrokenResourceError:
             self._close(CloseConnection(protocol.CloseCode.FAULT, "the bus failed"))

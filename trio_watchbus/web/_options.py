@@ -37,17 +37,60 @@ class WebOptions:
     max_batch_messages: int = 10_000
 
     def __post_init__(self) -> None:
-        if not self.heartbeat > 0:
-            raise ValueError(f"heartbeat must be more than 0 seconds, not {self.heartbeat}")
-        for name in (
-            "max_keys",
-            "max_watches",
-            "max_inbound_size",
-            "max_batch_size",
-            "max_batch_messages",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        _check_seconds(self, "heartbeat")
+        _check_counts(
+            self,
+            *("max_keys", "max_watches", "max_inbound_size"),
+            *("max_batch_size", "max_batch_messages"),
+        )
         for name in ("allowed_hosts", "allowed_origins"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a collection of str; put the one into a list")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions(WebOptions):
+    """What a server of these routes allows, beside what the routes do.
+
+    Attributes:
+        allow_anonymous: whether to listen where other machines reach it, though nobody is asked
+            who they are: whoever reaches the server reads and publishes everything.
+        certfile: file of the certificate chain, in PEM; with `keyfile`, the server speaks TLS.
+        keyfile: file of the private key, in PEM.
+        max_connections: connections that are open at once, at least 1. One more is answered 503.
+        max_connections_per_address: of these, connections from one address, at least 1. One more
+            is answered 429. Behind a proxy all come from the proxy's.
+        write_timeout: seconds, more than 0, in which a client has to take something of what is
+            sent to it, or it is cut.
+        grace: seconds, at least 0, that clients and requests have to end when the server stops.
+        access_log: whether to log each request, at level INFO to ``trio_watchbus.access``.
+    """
+
+    allow_anonymous: bool = False
+    certfile: str | None = None
+    keyfile: str | None = None
+    max_connections: int = 10_000
+    max_connections_per_address: int = 1000
+    write_timeout: float = 30.0
+    grace: float = 5.0
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        WebOptions.__post_init__(self)
+        _check_seconds(self, "write_timeout")
+        _check_counts(self, "max_connections", "max_connections_per_address")
+        if not self.grace >= 0:
+            raise ValueError(f"grace must be at least 0 seconds, not {self.grace}")
+        if (self.certfile is None) != (self.keyfile is None):
+            raise ValueError("certfile and keyfile go together: give both, or neither")
+
+
+def _check_seconds(options: object, name: str) -> None:
+    if not getattr(options, name) > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {getattr(options, name)}")
+
+
+def _check_counts(options: object, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(options, name)}")

@@ -1,0 +1,109 @@
+"""The connection of one client, between hypercorn and the socket."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, final
+
+import trio
+
+_MAX_BYTES = 64 * 1024
+
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+
+_CLOSING_SECONDS = 1.0
+"""Seconds for which a client that was told to go may go on sending. Closing at once would reset the
+connection, and the client might never read why."""
+
+
+@final
+class ClientStream(trio.abc.HalfCloseableStream):
+    """A stream that hypercorn reads and writes, with what it leaves out.
+
+    - It knows when the client was last heard, be it by a pong, which hypercorn keeps to itself.
+    - What comes after a WebSocket close frame was sent is thrown away. Hypercorn, having closed
+      for a message that was too long, would go on gathering the rest of it.
+    - Closing waits a moment for the client to have read everything.
+    - It can be cut at once and synchronously, even while hypercorn shields a send.
+
+    Args:
+        stream: a `trio.SocketStream`, or a `trio.SSLStream` over one.
+
+    Attributes:
+        address: the client's, without its port.
+        is_tls: whether the stream speaks TLS.
+        last_heard: when something came from the client, by Trio's clock.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.is_tls = isinstance(stream, trio.SSLStream)
+        transport = stream.transport_stream if self.is_tls else stream
+        self._socket: trio.socket.SocketType = transport.socket
+        self.address: str = self._socket.getpeername()[0]
+        self.last_heard = trio.current_time()
+        self._is_websocket = False
+        self._closing = False
+        # Set while nobody is receiving.
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def __getattr__(self, name: str) -> Any:
+        # What hypercorn asks for to find out whether this is TLS, and by which protocol.
+        return getattr(self._stream, name)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        self._idle = trio.Event()
+        try:
+            if not self._closing:
+                data: bytes = await self._stream.receive_some(max_bytes)
+                self.last_heard = trio.current_time()
+                if not self._closing:
+                    return data
+            await self._read_out()
+        finally:
+            self._idle.set()
+        return b""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._is_websocket:
+            # Hypercorn sends each frame by itself. This one is a close frame.
+            self._closing = self._closing or data[0] & 0x0F == 0x08
+        elif data[:12] == b"HTTP/1.1 101":
+            self._is_websocket = True
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        self._closing = True
+        try:
+            await self._leave()
+        finally:
+            await self._stream.aclose()
+
+    def cut(self) -> None:
+        """Close the socket; whoever sends or receives finds it closed."""
+        self._socket.close()
+
+    async def _leave(self) -> None:
+        """Tell the client that this is the end, and let it read up to there."""
+        if not self.is_tls:
+            with suppress(*_GONE):
+                await self._stream.send_eof()
+                with trio.move_on_after(_CLOSING_SECONDS):
+                    if self._idle.is_set():
+                        await self._read_out()
+                    else:
+                        await self._idle.wait()
+
+    async def _read_out(self) -> None:
+        """Throw away what the client still sends, until it ends or its time is up."""
+        with trio.move_on_after(_CLOSING_SECONDS):
+            with suppress(*_GONE):
+                while await self._stream.receive_some(_MAX_BYTES):
+                    pass

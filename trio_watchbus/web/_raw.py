@@ -1,0 +1,77 @@
+"""A watch over a WebSocket without a subprotocol: one frame a message, and nothing else.
+
+There is no place in it to say that messages were lost: the connection is closed then, with 1013
+and the reason, and the client decides where to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+import trio
+
+from .._errors import HistoryLostError, WatchLaggedError
+from .._message import Message
+from ..abc import WatchBus, WatchOptions
+from ._connection import CloseConnection, Connection
+from ._drain import Drain
+from ._query import StreamQuery
+
+_INBOUND_BOUND = 1000
+"""Messages that a client may send in all: it has nothing to say, and some send their own pings."""
+
+
+async def serve_raw(
+    bus: WatchBus,
+    connection: Connection,
+    query: StreamQuery,
+    encode: Callable[[Message], str | bytes],
+    drain: Drain,
+) -> None:
+    """Send what `query` asks for, until the client goes away.
+
+    Raises:
+        CloseConnection: the stream is over, and why.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_discard_inbound, connection)
+        await _send_messages(bus, connection, query, encode, drain)
+
+
+async def _send_messages(
+    bus: WatchBus,
+    connection: Connection,
+    query: StreamQuery,
+    encode: Callable[[Message], str | bytes],
+    drain: Drain,
+) -> None:
+    how: WatchOptions = (
+        {"history": query.history} if query.after is None else {"after": query.after}
+    )
+    try:
+        async with bus.watch_any(query.keys, query.prefixes, **how) as watch:
+            while not drain.begun.is_set():
+                messages: list[Message] = []
+                with drain.interrupting(inf):
+                    messages = await watch.receive_batch()
+                for message in messages:
+                    await connection.send(encode(message))
+    except HistoryLostError as lost:
+        raise CloseConnection(1013, f"messages are lost: {lost.reason}") from None
+    except WatchLaggedError as lagged:
+        count = "some" if lagged.missed is None else lagged.missed
+        raise CloseConnection(1013, f"{count} messages are lost: {lagged.reason}") from None
+    except trio.EndOfChannel:
+        raise CloseConnection(1001, "the bus was closed") from None
+    except trio.BrokenResourceError:
+        # The bus raises why where it was opened.
+        raise CloseConnection(1011, "the bus failed") from None
+    raise CloseConnection(1001, "shutdown")
+
+
+async def _discard_inbound(connection: Connection) -> None:
+    """Receive, as otherwise it would not be noticed when the client goes away."""
+    for _ in range(_INBOUND_BOUND):
+        await connection.receive()
+    raise CloseConnection(1008, "nothing is to be sent here")

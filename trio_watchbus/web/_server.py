@@ -1,0 +1,201 @@
+"""Serving a bus with hypercorn: in the caller's nursery, and to a good end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from ssl import SSLContext
+from typing import Any, cast, final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+from hypercorn.utils import wrap_app
+
+from ..abc import WatchBus
+from ._app import app_of
+from ._client import ClientStream
+from ._hypercorn import CLIENT, WebSocketGuard, make_config
+from ._listen import Bind, open_socket, url_of
+from ._options import ServerOptions
+from ._routes import watchbus_blueprint
+
+logger = logging.getLogger("trio_watchbus.web")
+
+_REFUSALS = {
+    503: b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n",
+    429: b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\n",
+}
+
+
+async def serve(
+    bus: WatchBus,
+    *,
+    bind: str = "127.0.0.1:8000",
+    options: ServerOptions | None = None,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `bus` over HTTP until told to stop: ``urls = await nursery.start(serve, bus)``.
+
+    Args:
+        bus: the bus that is served; it stays the caller's to close.
+        bind: ``host:port`` or ``[address]:port`` to listen at; port 0 takes one that is free.
+        options: what the server allows; the defaults unless given.
+        shutdown_trigger: called once the server is up; when what it returns is done, the server
+            drains: it stops accepting, ends each stream with a last event or close frame, lets
+            requests finish, and returns when all have, at the latest after ``options.grace``.
+        task_status: started with the URLs, once connections are accepted.
+
+    Raises:
+        ValueError: `bind` is none, or other machines would reach it and may not.
+        OSError: the address or port cannot be had, or a TLS file cannot be read.
+        ssl.SSLError: a TLS file is not what it should be.
+
+    A cancel stops the server at once, without the drain, and leaves nothing behind.
+    """
+    options = ServerOptions() if options is None else options
+    place = Bind.parse(bind)
+    listening = await trio.to_thread.run_sync(
+        partial(
+            open_socket,
+            place,
+            write_timeout=options.write_timeout,
+            allow_anonymous=options.allow_anonymous,
+        )
+    )
+    options = replace(options, allowed_hosts={*options.allowed_hosts, place.host})
+    await serve_socket(bus, listening, options, shutdown_trigger, task_status)
+
+
+async def serve_socket(
+    bus: WatchBus,
+    listening: socket.socket,
+    options: ServerOptions,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """As `serve`, on a socket that listens already; closes it."""
+    with listening:
+        blueprint = watchbus_blueprint(bus, options)
+        config = make_config(options, bus.max_message_size)
+        tls = config.create_ssl_context()
+        url = url_of(listening, tls=tls is not None)
+        app = wrap_app(WebSocketGuard(app_of(blueprint), options.heartbeat), 0, "asgi")
+        state = LifespanState({})
+        lifespan = Lifespan(app, config, state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            clients = _Clients(app, config, options, state)
+            async with trio.open_nursery() as connections:
+                try:
+                    async with trio.open_nursery() as accepting:
+                        accepting.start_soon(
+                            partial(
+                                trio.serve_listeners,
+                                clients.serve,
+                                [_listener(listening, tls)],
+                                handler_nursery=connections,
+                            )
+                        )
+                        task_status.started([url])
+                        await (shutdown_trigger or trio.sleep_forever)()
+                        accepting.cancel_scope.cancel()
+                    blueprint.drain()
+                    with trio.move_on_after(options.grace):
+                        await clients.drain()
+                finally:
+                    # Sends to clients that do not read are shielded from the cancel.
+                    clients.cut_all()
+                    connections.cancel_scope.cancel()
+            await lifespan.wait_for_shutdown()
+            nursery.cancel_scope.cancel()
+
+
+def _listener(listening: socket.socket, tls: SSLContext | None) -> trio.abc.Listener[Any]:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    return listener if tls is None else trio.SSLListener(listener, tls, https_compatible=True)
+
+
+@final
+class _Clients:
+    """The connections of a server."""
+
+    def __init__(
+        self, app: AppWrapper, config: Config, options: ServerOptions, state: LifespanState
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._options = options
+        self._state = state
+        self._context = WorkerContext(None)
+        self._open: set[ClientStream] = set()
+        self._addresses: Counter[str] = Counter()
+        self._changed = trio.Event()
+
+    async def serve(self, stream: Any) -> None:
+        """Serve one connection to its end."""
+        try:
+            client = ClientStream(stream)
+        except OSError:
+            # Gone before it was looked at.
+            return
+        address = client.address
+        self._open.add(client)
+        self._addresses[address] += 1
+        try:
+            status = self._refusal(address)
+            if status is None:
+                state = ConnectionState({**self._state, CLIENT: client})
+                stream = cast("Any", client)
+                await TCPServer(self._app, self._config, self._context, state, stream)
+            else:
+                await _refuse(client, status)
+        except* Exception:
+            # One client's connection is not to end all others'.
+            logger.exception("a connection failed")
+        finally:
+            self._open.discard(client)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+            self._changed.set()
+
+    async def drain(self) -> None:
+        """Close what idles, and wait until all have ended."""
+        await self._context.terminated.set()
+        while self._open:
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+    def cut_all(self) -> None:
+        """Cut all that are left."""
+        for client in self._open:
+            client.cut()
+
+    def _refusal(self, address: str) -> int | None:
+        if len(self._open) > self._options.max_connections:
+            return 503
+        if self._addresses[address] > self._options.max_connections_per_address:
+            return 429
+        return None
+
+
+async def _refuse(client: ClientStream, status: int) -> None:
+    """Answer with `status`, whatever is asked, without a look at it."""
+    try:
+        # Over TLS, a handshake would cost more than what is refused.
+        if not client.is_tls:
+            await client.send_all(
+                _REFUSALS[status] + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+    finally:
+        await client.aclose()

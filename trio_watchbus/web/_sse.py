@@ -1,0 +1,72 @@
+"""The text of a stream of Server-Sent Events. No input or output."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+
+import msgspec
+
+from .._message import Message
+from ._formats import as_json, as_text
+
+CONTENT_TYPE = "text/event-stream"
+
+_END_OF_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+def raw_event(message: Message) -> bytes:
+    """Return `message` as an event whose data is the message's.
+
+    The three line ends all become a line feed with the client, as the format cannot tell them
+    apart. Data that is not UTF-8 goes in base64, as an event of type ``base64``.
+    """
+    data = message.data
+    if as_text(data) is None:
+        return b"id: %b\nevent: base64\ndata: %b\n\n" % (message.id.encode(), b64encode(data))
+    if b"\n" in data or b"\r" in data:
+        data = b"\ndata: ".join(_END_OF_LINE.split(data))
+    return b"id: %b\ndata: %b\n\n" % (message.id.encode(), data)
+
+
+def json_event(message: Message) -> bytes:
+    """Return `message` as an event whose data is a JSON object that says everything about it."""
+    return b"id: %b\ndata: %b\n\n" % (message.id.encode(), as_json(message))
+
+
+def opening(position: str, retry: int) -> bytes:
+    """Return what a stream begins with.
+
+    Args:
+        position: where a client resumes that comes back before any message.
+        retry: milliseconds after which a client comes back that lost its connection.
+    """
+    return b"retry: %d\n%b" % (retry, bookmark(position))
+
+
+def bookmark(position: str) -> bytes:
+    """Return an event that a client does not see, but resumes from."""
+    return b"id: %b\n\n" % position.encode()
+
+
+def gap_event(reason: str, missed: int | None, position: str) -> bytes:
+    """Return the event that says that messages are lost.
+
+    Args:
+        reason: why, as in `HistoryLostError`.
+        missed: how many, or None where nobody knows.
+        position: where the stream goes on.
+    """
+    data = msgspec.json.encode({"reason": reason, "missed": missed})
+    return b"id: %b\nevent: gap\ndata: %b\n\n" % (position.encode(), data)
+
+
+def end_event(reason: str, retry: int) -> bytes:
+    """Return the last event of a stream that the server ends.
+
+    Args:
+        reason: why.
+        retry: milliseconds after which the client may come back.
+    """
+    data = msgspec.json.encode({"reason": reason})
+    return b"retry: %d\nevent: end\ndata: %b\n\n" % (retry, data)

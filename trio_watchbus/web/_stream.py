@@ -1,0 +1,170 @@
+"""A watch as the body of a response: a stream of Server-Sent Events."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self, Unpack, final
+
+import trio
+from quart.wrappers.response import ResponseBody
+
+from .._errors import HistoryLostError, WatchLaggedError
+from .._message import Message
+from ..abc import Watch, WatchBus, WatchOptions
+from ._drain import Drain
+from ._query import StreamQuery
+from ._refusal import refusal_of
+from ._sse import bookmark, end_event, gap_event, opening
+
+logger = logging.getLogger("trio_watchbus.web")
+
+_CHUNK_SIZE = 256 * 1024
+"""Bytes from which a chunk gets no further message: far beyond where the cost of a chunk matters,
+and what a client that stopped reading holds in memory."""
+
+_RETRY = (1000, 5000)
+"""Milliseconds between which clients come back: spread, so that a restart of the server is not
+followed by everybody at once."""
+
+
+@final
+class EventStream(ResponseBody):
+    """What one client of ``/sse`` receives: chunks of all that waits, until either side ends it.
+
+    A class, as a generator's cleanup would have to wait for whoever iterates it.
+
+    Args:
+        bus: the bus.
+        query: what to stream.
+        encode: from a message to its event.
+        drain: ends the stream.
+        heartbeat: seconds after which an idle stream gets a bookmark.
+    """
+
+    def __init__(
+        self,
+        bus: WatchBus,
+        query: StreamQuery,
+        encode: Callable[[Message], bytes],
+        drain: Drain,
+        heartbeat: float,
+    ) -> None:
+        self._bus = bus
+        self._query = query
+        self._encode = encode
+        self._drain = drain
+        self._heartbeat = heartbeat
+        self._opened: AbstractAsyncContextManager[Watch] | None = None
+        self._watch: Watch
+        # What is to be sent before the watch is asked for more.
+        self._opening = b""
+        self._messages: deque[Message] = deque()
+        self._bookmark_due = False
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except Exception as error:
+            if refusal_of(error) is None:
+                logger.exception("cannot open the watch of a stream")
+            self._opening = self._end("unavailable")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.__aexit__(exc_type, exc_value, traceback)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._opening:
+            opening, self._opening = self._opening, b""
+            return opening
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            if not self._messages:
+                with self._drain.interrupting(self._heartbeat):
+                    self._messages.extend(await self._watch.receive_batch())
+            if self._messages:
+                return self._chunk()
+            if self._drain.begun.is_set():
+                return self._end("shutdown")
+            return bookmark(self._watch.position)
+        except WatchLaggedError as lagged:
+            return gap_event(lagged.reason, lagged.missed, lagged.position)
+        except trio.EndOfChannel:
+            return self._end("closed")
+        except trio.BrokenResourceError:
+            # The bus raises why where it was opened.
+            return self._end("failed")
+        except Exception:
+            # Beside a cancel, the framework would lose it.
+            logger.exception("a stream failed")
+            return self._end("failed")
+
+    async def _open(self) -> None:
+        query = self._query
+        gap = b""
+        if query.after is None:
+            await self._enter(history=query.history)
+        else:
+            try:
+                await self._enter(after=query.after)
+            except HistoryLostError as lost:
+                await self._enter_after_loss(lost)
+                gap = gap_event(lost.reason, None, self._watch.position)
+        self._opening = opening(self._watch.position, _retry()) + gap
+
+    async def _enter_after_loss(self, lost: HistoryLostError) -> None:
+        """Go on as a new client, or else from the oldest message held."""
+        history = self._query.history
+        # Of a numbering that the bus has yet to reach again, the client knows what is held.
+        if not history and lost.reason != "future":
+            try:
+                await self._enter(after=lost.oldest)
+            except HistoryLostError:
+                # Gone in the meantime: then there is more to lose than to gain by trying on.
+                pass
+            else:
+                return
+        await self._enter(history=history)
+
+    async def _enter(self, **how: Unpack[WatchOptions]) -> None:
+        opened = self._bus.watch_any(self._query.keys, self._query.prefixes, **how)
+        self._watch = await opened.__aenter__()
+        self._opened = opened
+        # Messages of the history may be older than what the bus can resume from.
+        self._bookmark_due = bool(how.get("history"))
+
+    def _chunk(self) -> bytes:
+        pieces = []
+        size = 0
+        while self._messages and size < _CHUNK_SIZE:
+            piece = self._encode(self._messages.popleft())
+            pieces.append(piece)
+            size += len(piece)
+        if self._bookmark_due and not self._messages:
+            self._bookmark_due = False
+            pieces.append(bookmark(self._watch.position))
+        return b"".join(pieces)
+
+    def _end(self, reason: str) -> bytes:
+        self._ended = True
+        return end_event(reason, _retry())
+
+
+def _retry() -> int:
+    return random.randint(*_RETRY)  # noqa: S311, nobody gains by foreseeing it

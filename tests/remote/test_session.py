@@ -62,6 +62,10 @@ class Peer:
                 return frames
             await trio.testing.wait_all_tasks_blocked()
 
+    def unread(self) -> int:
+        """Return how many frames the server has not looked at."""
+        return self._to_server.statistics().current_buffer_used
+
     async def ending(self) -> CloseConnection:
         """Return with what the server closes the connection."""
         await trio.testing.wait_all_tasks_blocked()
@@ -498,26 +502,31 @@ async def test_a_pong_has_its_turn_before_a_busy_watch_has_its_next() -> None:
         assert [(await peer.hear())["op"] for _ in range(3)] == ["messages", "pong", "messages"]
 
 
-async def test_requests_beyond_a_bound_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_are_done_in_their_order_and_beyond_a_bound_wait_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bus = InMemoryWatchBus()
+    may_go_on = trio.Event()
+    publish = bus.publish
     begun = 0
-    may_end = trio.Event()
 
-    async def slow(*_: object, **__: object) -> str:
+    async def slow(key: str, data: bytes, **how: Any) -> str:
         nonlocal begun
         begun += 1
-        await may_end.wait()
-        return "epoch-1"
+        await may_go_on.wait()
+        return await publish(key, data, **how)
 
     monkeypatch.setattr(bus, "publish", slow)
-    async with session(bus) as peer:
-        for identifier in range(70):
-            await peer.say({"op": "publish", "id": identifier, "key": "a", "data": ""})
+    async with bus.watch("a") as watch, session(bus) as peer:
+        for number in range(70):
+            await peer.say({"op": "publish", "id": number, "key": "a", "data": f"{number}"})
         await trio.testing.wait_all_tasks_blocked()
-        assert begun == 64
-        may_end.set()
-        answered = {frame["id"] for frame in await peer.hear_all()}
-        assert answered == set(range(70))
+        # One is being done, 64 wait, the next was read, and the others were not.
+        assert (begun, peer.unread()) == (1, 4)
+        may_go_on.set()
+        assert [frame["id"] for frame in await peer.hear_all()] == list(range(70))
+        got = [int(message.data) for message in await watch.receive_batch()]
+        assert got == list(range(70))
 
 
 async def test_leaving_by_a_cancel_leaves_no_watch() -> None:

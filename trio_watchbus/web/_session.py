@@ -22,8 +22,9 @@ _FRAME_BYTES = 256 * 1024
 """What goes into one frame of messages, the last one whole: enough that the cost of a frame is
 shared by many messages, little enough that the other watches soon have their turn."""
 
-_OUTSTANDING = 64
-"""Requests of one connection that are worked on at once; a client that sends more has to wait."""
+_WAITING_REQUESTS = 64
+"""Requests of one connection that may wait for those before them: a client that asks for more has
+to wait itself, which hides no round trip from it."""
 
 _FRAME_OVERHEAD = 64 * 1024
 """Bytes of a frame that publishes, beside twice those of its data: for the key, the names of the
@@ -47,8 +48,9 @@ def max_frame_size(bus: WatchBus) -> int:
 async def serve_session(bus: WatchBus, connection: Peer, options: WebOptions) -> None:
     """Do what the client asks for, until the connection is to be closed.
 
-    Nothing grows with a client that reads slowly: what waits for it is what its watches hold, one
-    frame, and the answers to a bounded number of requests.
+    Publishes and questions are done one after the other, so that what a client publishes has the
+    order in which it sent it. Nothing grows with a client that reads slowly: what waits for it is
+    what its watches hold, one frame, and a bounded number of its requests.
 
     Raises:
         CloseConnection: always, unless cancelled: with what to close the connection.
@@ -106,8 +108,9 @@ class _Session:
         self._connection = connection
         self._options = options
         self._watches: dict[int, _ServedWatch] = {}
-        self._requests: set[int] = set()
-        self._slots = trio.Semaphore(_OUTSTANDING)
+        # Ids of the requests that were not answered yet.
+        self._waiting: set[int] = set()
+        self._to_do, self._to_answer = trio.open_memory_channel[_Answered](_WAITING_REQUESTS)
         # In the order of asking, so that no watch keeps another one or a pong from being sent.
         self._turn = trio.StrictFIFOLock()
         self._spoke = False
@@ -116,6 +119,7 @@ class _Session:
         self._nursery = nursery
         nursery.start_soon(self._keep_alive)
         nursery.start_soon(self._drain)
+        nursery.start_soon(self._answer_all)
         await self._send(
             protocol.Hello(
                 self._bus.position, self._bus.max_message_size, max_frame_size(self._bus)
@@ -204,12 +208,11 @@ class _Session:
                 self._nursery.start_soon(self._serve_watch, request, served)
             case _:
                 self._check_new(request.id)
-                self._requests.add(request.id)
-                await self._slots.acquire()
-                self._nursery.start_soon(self._answer, request)
+                self._waiting.add(request.id)
+                await self._to_do.send(request)
 
     def _check_new(self, identifier: int) -> None:
-        if identifier in self._watches or identifier in self._requests:
+        if identifier in self._watches or identifier in self._waiting:
             raise protocol.RequestError(
                 identifier, "duplicate_id", "this id belongs to a watch or request that goes on"
             )
@@ -228,18 +231,18 @@ class _Session:
                 f"a watch may name at most {self._options.max_keys} keys and prefixes",
             )
 
-    async def _answer(self, request: _Answered) -> None:
-        """Do one request, and answer it."""
-        try:
-            answer: protocol.Answer = await self._do(request)
-        except trio.ClosedResourceError:
-            await self._end("the bus was closed")
-            return
-        except Exception as error:  # noqa: BLE001
-            answer = self._failure(request.id, error)
-        self._requests.discard(request.id)
-        await self._send(answer)
-        self._slots.release()
+    async def _answer_all(self) -> None:
+        """Do what is asked, one request after the other."""
+        async for request in self._to_answer:
+            try:
+                answer: protocol.Answer = await self._do(request)
+            except trio.ClosedResourceError:
+                await self._end("the bus was closed")
+                return
+            except Exception as error:  # noqa: BLE001
+                answer = self._failure(request.id, error)
+            self._waiting.discard(request.id)
+            await self._send(answer)
 
     async def _do(self, request: _Answered) -> protocol.Answer:
         bus = self._bus

@@ -34,6 +34,7 @@ LAYERS = [
 THIRD_PARTY: dict[str, set[str] | None] = {
     "trio": None,
     "msgspec": None,
+    "pytest": {"testing"},
     "redis": {"_redis"},
     "trio_websocket": {"_remote"},
     "quart": {"web"},

@@ -11,13 +11,18 @@ _STEPS = 10_000
 
 
 class _CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope at one step of the scheduler: just before it, or just after."""
+    """Cancels a scope at one step of the scheduler: just before it, or just after.
+
+    Step 0 is the one in which the instrument is made.
+    """
 
     def __init__(self, scope: trio.CancelScope, step: int, *, before: bool) -> None:
         self._scope = scope
         self._step = step
         self._before = before
         self._count = 0
+        if before and step == 0:
+            scope.cancel()
 
     def before_task_step(self, _task: trio.lowlevel.Task) -> None:
         self._count += 1
@@ -50,7 +55,7 @@ async def cancel_everywhere(
         AssertionError: it does not complete within 10,000 steps.
     """
     cancelled = 0
-    for step in range(1, _STEPS):
+    for step in range(_STEPS):
         came_too_late = True
         for before in (True, False):
             with trio.CancelScope() as scope:

@@ -1,0 +1,352 @@
+"""What is offered to test with finds what it is there to find."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from trio_watchbus import BusStatistics, InMemoryWatchBus, Message, Retention
+from trio_watchbus._core._watch import BufferedWatch
+from trio_watchbus._request import WatchRequest
+from trio_watchbus.abc import Publication, WatchBus
+from trio_watchbus.testing import assert_nothing_left, cancel_everywhere, check_watchbus
+
+# A bus with one fault each: the suite has to fail.
+
+
+class Wrapped(WatchBus):
+    """A bus that leaves everything to one in memory; here to have its parts replaced."""
+
+    def __init__(self, retention: Retention) -> None:
+        self.inner = InMemoryWatchBus(retention=retention)
+        self.max_message_size = self.inner.max_message_size
+
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        return await self.inner.publish(key, data, idempotency_key=idempotency_key)
+
+    async def publish_prefix(
+        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> str:
+        return await self.inner.publish_prefix(prefix, data, idempotency_key=idempotency_key)
+
+    async def publish_many(
+        self, messages: Iterable[Publication], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        return await self.inner.publish_many(messages, idempotency_key=idempotency_key)
+
+    async def latest(self, key: str) -> Message | None:
+        return await self.inner.latest(key)
+
+    async def watched_keys(self, prefix: str = "") -> frozenset[str]:
+        return await self.inner.watched_keys(prefix)
+
+    @property
+    def position(self) -> str:
+        return self.inner.position
+
+    def statistics(self) -> BusStatistics:
+        return self.inner.statistics()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        return await self.inner._open_watch(request)
+
+
+class ForgetsIdempotencyKeys(Wrapped):
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        return await self.inner.publish(key, data)
+
+
+class PublishesBatchesHalf(Wrapped):
+    async def publish_many(
+        self, messages: Iterable[Publication], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        ids = []
+        for message in messages:
+            ids += await self.inner.publish_many([message], idempotency_key=idempotency_key)
+        return ids
+
+
+class LosesEveryHundredth(Wrapped):
+    published = 0
+
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        self.published += 1
+        if self.published % 100 == 0:
+            return self.position
+        return await self.inner.publish(key, data, idempotency_key=idempotency_key)
+
+
+class TakesPrefixesForPatterns(Wrapped):
+    async def publish_prefix(
+        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> str:
+        return await self.inner.publish_prefix(prefix.rstrip("*"), data)
+
+
+class NeverYields(Wrapped):
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        return self.inner.publish_nowait(key, data, idempotency_key=idempotency_key)
+
+
+class KeepsWatches(Wrapped):
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        self.kept = await self.inner._open_watch(WatchRequest(request.keys, request.prefixes))
+        return await self.inner._open_watch(request)
+
+
+class ResumesFromTheOldest(Wrapped):
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        oldest = self.inner._dispatcher.oldest
+        if request.after is not None and request.after.sequence < oldest.sequence:
+            request.after = oldest
+        return await self.inner._open_watch(request)
+
+
+class GivesTheLatestUnasked(Wrapped):
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        if request.after is None:
+            request.history = max(request.history, 1)
+        return await self.inner._open_watch(request)
+
+
+class DropsWhenFull(Wrapped):
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        if request.overflow == "replay":
+            request.overflow = "drop_newest"
+        return await self.inner._open_watch(request)
+
+
+class LeavesATask(Wrapped):
+    """Its task belongs to Trio's own nursery, as one that was started and forgotten would."""
+
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        trio.lowlevel.spawn_system_task(trio.sleep, 10, name="forgotten")
+        return await self.inner.publish(key, data, idempotency_key=idempotency_key)
+
+
+def factory(bus: Callable[[Retention], WatchBus]) -> Any:
+    def make(*, retention: Retention) -> AbstractAsyncContextManager[WatchBus]:
+        return bus(retention)
+
+    return make
+
+
+async def test_the_suite_passes_a_bus_without_a_fault() -> None:
+    await check_watchbus(factory(Wrapped))
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        ForgetsIdempotencyKeys,
+        PublishesBatchesHalf,
+        LosesEveryHundredth,
+        TakesPrefixesForPatterns,
+        NeverYields,
+        KeepsWatches,
+        ResumesFromTheOldest,
+        GivesTheLatestUnasked,
+        DropsWhenFull,
+    ],
+)
+async def test_the_suite_fails_a_bus_with_a_fault(
+    faulty: type[Wrapped], autojump_clock: object
+) -> None:
+    """A check that would wait for a lost message gives up, at once on this clock."""
+    with pytest.raises((AssertionError, trio.TooSlowError)) as raised:
+        await check_watchbus(factory(faulty))
+    assert "while checking: " in raised.value.__notes__[0]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is known to stay: do not wait for it to end."""
+    monkeypatch.setattr("trio_watchbus.testing._left._PATIENCE", 0.02)
+
+
+async def test_the_suite_fails_a_bus_that_leaves_a_task(impatient: None) -> None:
+    with pytest.raises(AssertionError, match="tasks: "):
+        await check_watchbus(factory(LeavesATask))
+
+
+async def test_several_handles_onto_one_log_are_the_publisher_and_the_watcher() -> None:
+    def make(*, retention: Retention) -> AbstractAsyncContextManager[Any]:
+        return Pair(InMemoryWatchBus(retention=retention))
+
+    class Pair(AbstractAsyncContextManager[Any]):
+        def __init__(self, bus: InMemoryWatchBus) -> None:
+            self.bus = bus
+
+        async def __aenter__(self) -> tuple[WatchBus, WatchBus]:
+            return self.bus, self.bus
+
+        async def __aexit__(self, *_: object) -> None:
+            self.bus.close()
+
+    await check_watchbus(make)
+
+
+# What is left
+
+
+async def test_it_says_which_watches_are_left() -> None:
+    bus = InMemoryWatchBus()
+    opening = bus.watch("k")
+    with pytest.raises(AssertionError, match="'watches': 1, 'watched keys': 1"):
+        async with assert_nothing_left(bus):
+            await opening.__aenter__()
+    await opening.__aexit__(None, None, None)
+    async with assert_nothing_left(bus), bus.watch("k"):
+        pass
+
+
+async def test_it_says_that_a_descriptor_is_left(impatient: None) -> None:
+    with pytest.raises(AssertionError, match="descriptors: "):
+        async with assert_nothing_left():
+            reading, writing = os.pipe()
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_it_says_that_a_busy_thread_and_its_token_are_left(impatient: None) -> None:
+    released = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def wait() -> None:
+        trio.from_thread.run(released.wait, trio_token=token)
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(AssertionError, match=r"threads: .*limiter_tokens: "):
+            async with assert_nothing_left():
+                nursery.start_soon(trio.to_thread.run_sync, wait)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        released.set()
+    # The thread that Trio keeps for the next call is nothing that was left.
+    async with assert_nothing_left():
+        await trio.to_thread.run_sync(int)
+
+
+async def test_an_error_of_the_body_comes_out_as_it_is() -> None:
+    bus = InMemoryWatchBus()
+    with pytest.raises(ZeroDivisionError):
+        async with assert_nothing_left(bus):
+            watching = await bus.watch("k").__aenter__()
+            raise ZeroDivisionError
+    watching.close()
+
+
+# Cancelling everywhere
+
+
+async def test_every_step_is_cancelled_once_before_and_once_after() -> None:
+    reached: list[int] = []
+
+    async def attempt() -> None:
+        step = 0
+        try:
+            while step < 3:
+                await trio.lowlevel.checkpoint()
+                step += 1
+        finally:
+            reached.append(step)
+
+    async def then() -> None:
+        await trio.lowlevel.checkpoint()
+
+    assert await cancel_everywhere(attempt, then) >= 6
+    assert set(reached) == {0, 1, 2, 3}
+
+
+async def test_what_is_done_by_halves_is_found() -> None:
+    balance = 0
+
+    async def attempt() -> None:
+        nonlocal balance
+        balance += 1
+        await trio.lowlevel.checkpoint()
+        balance -= 1
+
+    async def then() -> None:
+        await trio.lowlevel.checkpoint()
+        assert balance == 0
+
+    with pytest.raises(AssertionError):
+        await cancel_everywhere(attempt, then)
+
+
+async def test_a_cancel_strikes_while_the_task_waits_too() -> None:
+    waited: list[str] = []
+
+    async def attempt() -> None:
+        try:
+            await trio.testing.wait_all_tasks_blocked()
+            waited.append("to the end")
+        except trio.Cancelled:
+            waited.append("until cancelled")
+            raise
+
+    await cancel_everywhere(attempt, trio.lowlevel.checkpoint)
+    assert set(waited) == {"to the end", "until cancelled"}
+
+
+# The fixture
+
+USES_THE_FIXTURE = """
+import trio
+
+async def test_it_is_a_bus(watchbus):
+    async with watchbus.watch("k") as watch:
+        await watchbus.publish("k", b"1")
+        assert (await watch.receive()).data == b"1"
+
+async def test_under_an_autojump_clock(watchbus, autojump_clock):
+    async with watchbus.watch("k") as watch, trio.open_nursery() as nursery:
+        async def publish_late():
+            await trio.sleep(100_000)
+            await watchbus.publish("k", b"1")
+        nursery.start_soon(publish_late)
+        assert (await watch.receive()).data == b"1"
+
+def test_it_is_the_tests_own(watchbus):
+    assert watchbus.statistics().journal_messages == 0
+
+async def test_leaving_a_watch_open(watchbus):
+    await watchbus.watch("k").__aenter__()
+"""
+
+
+def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["trio_watchbus.testing.plugin"]')
+    (tmp_path / "test_it.py").write_text(USES_THE_FIXTURE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+    # The settings of this project are not those of the programs that use it.
+    options = ["-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={tmp_path}",
+            tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "4 passed, 1 error" in run.stdout, run.stdout + run.stderr
+    assert "ERROR" in run.stdout
+    assert "watches left: expected 0, got 1" in run.stdout

@@ -59,7 +59,8 @@ class ServerOptions(WebOptions):
         keyfile: file of the private key, in PEM.
         max_connections: connections that are open at once, at least 1. One more is answered 503.
         max_connections_per_address: of these, connections from one address, at least 1. One more
-            is answered 429. Behind a proxy all come from the proxy's.
+            is answered 429. No fewer than in all unless told, as behind a proxy all connections
+            come from the proxy.
         write_timeout: seconds, more than 0, in which a client has to take something of what is
             sent to it, or it is cut.
         grace: seconds, at least 0, that clients and requests have to end when the server stops.
@@ -70,7 +71,7 @@ class ServerOptions(WebOptions):
     certfile: str | None = None
     keyfile: str | None = None
     max_connections: int = 10_000
-    max_connections_per_address: int = 1000
+    max_connections_per_address: int = 10_000
     write_timeout: float = 30.0
     grace: float = 5.0
     access_log: bool = False

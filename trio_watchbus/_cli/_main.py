@@ -1,0 +1,92 @@
+"""The group of all commands, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Never
+
+import click
+
+from ._errors import masked
+
+# Where each command stands, and the extra of the distribution that it needs.
+_COMMANDS = {
+    "bench": ("trio_watchbus._bench._command:bench", "all"),
+    "serve": ("trio_watchbus._cli._serve:serve", "server"),
+}
+
+_INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for, so that each runs without what others need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        place, extra = _COMMANDS[cmd_name]
+        module, _, attribute = place.partition(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("trio_watchbus"):
+                raise
+            return _not_installed(cmd_name, extra)
+        return command
+
+
+def _not_installed(name: str, extra: str) -> click.Command:
+    message = f"{name} is not installed; pip install 'trio-watchbus[{extra}]'"
+
+    def fail() -> Never:
+        raise click.ClickException(message)
+
+    return click.Command(name, callback=fail, help=f"({message})", add_help_option=False)
+
+
+@click.command(cls=_Commands)
+@click.version_option(package_name="trio-watchbus", prog_name="watchbus")
+def watchbus() -> None:
+    """Watch keys, and publish to them.
+
+    Every option can be given as an environment variable too: --bind of watchbus serve as
+    WATCHBUS_SERVE_BIND.
+    """
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command that `arguments` name, and return the status to exit with."""
+    try:
+        for argument in arguments:
+            argument.encode()
+        result = watchbus.main(
+            arguments, prog_name="watchbus", standalone_mode=False, auto_envvar_prefix="WATCHBUS"
+        )
+    except UnicodeEncodeError:
+        return _fail("arguments must be UTF-8", 2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. What is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"watchbus: {masked(' '.join(message.split()))}", err=True)
+    return status

@@ -1,0 +1,128 @@
+"""``watchbus serve``: a bus over HTTP."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from .._open import open_watchbus
+from ..web._hypercorn import make_config
+from ..web._listen import Bind, open_socket, url_of
+from ..web._options import ServerOptions
+from ._errors import CommandError, masked, one_line
+from ._workers import log_to_stderr, run_worker, run_workers
+
+_DEFAULTS = ServerOptions()
+
+
+def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return the option for one of the fields of `ServerOptions`."""
+    flag = "--" + name.replace("_", "-")
+    default = getattr(_DEFAULTS, name)
+    return click.option(flag, name, default=default, show_default=default is not None, **how)
+
+
+@click.command()
+@click.option("--bind", default="127.0.0.1:8000", show_default=True, help="Where to listen.")
+@click.option("--bus", "bus_url", default="memory://", show_default=True, help="What to serve.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that serve. More than one needs a bus that they share.",
+)
+@_setting("certfile", type=click.Path(exists=True, dir_okay=False), help="TLS certificate, PEM.")
+@_setting("keyfile", type=click.Path(exists=True, dir_okay=False), help="TLS key, PEM.")
+@_setting("allow_anonymous", is_flag=True, help="Listen where other machines reach it.")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, help="A name that requests may use."
+)
+@click.option(
+    "--allowed-origin",
+    "allowed_origins",
+    multiple=True,
+    help="An origin whose pages may use it, as https://shop.example.",
+)
+@_setting("heartbeat", type=float, help="Seconds between signs of life.")
+@_setting("write_timeout", type=float, help="Seconds a client may take nothing.")
+@_setting("grace", type=float, help="Seconds that clients have to end at a stop.")
+@_setting("max_connections", type=int, help="Connections at once, of each worker.")
+@_setting("max_connections_per_address", type=int, help="Of these, from one address.")
+@_setting("max_keys", type=int, help="Keys and prefixes of one watch.")
+@_setting("max_watches", type=int, help="Watches of one watchbus.v1 connection.")
+@_setting("max_inbound_size", type=int, help="Bytes of a WebSocket message in.")
+@_setting("max_batch_size", type=int, help="Bytes of an NDJSON batch.")
+@_setting("max_batch_messages", type=int, help="Messages of a batch.")
+@_setting("access_log", is_flag=True, help="Log each request.")
+def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
+    """Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.
+
+    SIGTERM or Ctrl-C ends it: streams are told, and what was asked is answered, within the grace.
+    A second Ctrl-C ends it at once.
+    """
+    try:
+        options = ServerOptions(**settings)
+        place = Bind.parse(bind)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    check_bus_url(bus_url, workers)
+    check_tls(options)
+    log_to_stderr(options)
+    options = replace(options, allowed_hosts=(*options.allowed_hosts, place.host))
+    with listen(place, options) as listening:
+        announce(bus_url, listening, options)
+        if workers == 1:
+            return run_worker(listening, bus_url, options)
+        return run_workers(workers, listening, bus_url, options)
+
+
+def check_bus_url(bus_url: str, workers: int) -> None:
+    """Return if that many workers can serve the bus of this URL."""
+    try:
+        open_watchbus(bus_url)
+    except (ValueError, TypeError, ImportError) as error:
+        raise click.UsageError(f"--bus: {error}") from None
+    if workers > 1 and bus_url.startswith("memory:"):
+        raise click.UsageError(
+            f"a bus in memory is one process's, and each of {workers} workers would have its own:"
+            " give a --bus that they share, as redis://127.0.0.1, or --workers 1"
+        )
+
+
+def listen(place: Bind, options: ServerOptions) -> socket.socket:
+    """Return the socket that listens at `place`."""
+    try:
+        return open_socket(
+            place, write_timeout=options.write_timeout, allow_anonymous=options.allow_anonymous
+        )
+    except OSError as error:
+        reason = "" if error.strerror is None else error.strerror.lower()
+        hint = "stop what listens there, or choose" if error.errno == errno.EADDRINUSE else "choose"
+        raise CommandError(
+            f"cannot listen on {place.host}:{place.port}: {reason}; {hint} another with --bind"
+        ) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def check_tls(options: ServerOptions) -> None:
+    """Return if the TLS files are what they should be."""
+    try:
+        make_config(options, 0).create_ssl_context()
+    except OSError as error:
+        raise CommandError(
+            f"cannot serve TLS with {options.certfile} and {options.keyfile}: {one_line(error)}"
+        ) from None
+
+
+def announce(bus_url: str, listening: socket.socket, options: ServerOptions) -> None:
+    """Say where the server is, and how to try it."""
+    url = url_of(listening, tls=options.certfile is not None)
+    click.echo(f"watchbus: {masked(bus_url)} served at {url}", err=True)
+    click.echo(f"  try: curl -N '{url}/sse?key=hello'", err=True)

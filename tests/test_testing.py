@@ -334,15 +334,7 @@ def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
     # The settings of this project are not those of the programs that use it.
     options = ["-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            f"--rootdir={tmp_path}",
-            tmp_path,
-        ],
+        [sys.executable, "-m", "pytest", *options, tmp_path],
         capture_output=True,
         text=True,
         check=False,

@@ -189,7 +189,7 @@ class InMemoryWatchBus(WatchBus):
             if idempotency_key in self._published:
                 first, last = self._published[idempotency_key]
                 messages = []
-            else:
+            elif messages:
                 self._published[idempotency_key] = (first, last)
                 if len(self._published) > _IDEMPOTENCY_KEYS:
                     self._published.popitem(last=False)

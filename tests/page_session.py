@@ -14,7 +14,8 @@ any of them whose first line is a comment that names a file
     something that goes on printed. ``…`` stands for anything. After ``<!-- in a browser: URL -->``
     it is the text of that page instead.
 
-``<!-- not run: reason -->`` lets any block be. Addresses ``127.0.0.1:PORT`` stand for free ports.
+``<!-- not run: reason -->`` lets any block be. The folder holds a copy of the examples. Each
+port in ``127.0.0.1:PORT`` and ``port=PORT`` stands for a free one.
 """
 
 from __future__ import annotations
@@ -27,15 +28,21 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from textwrap import dedent
+from typing import Self
 
 import pytest
 import trio
+from browser import CHROMIUM, WITHOUT_CHROMIUM, in_browser
+from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs/examples"
 
 SECONDS = 30
 """For one block to end, or to print what the page shows."""
@@ -45,7 +52,7 @@ _FENCE = re.compile(
 )
 _COMMENT = re.compile(r"<!-- (?P<mark>[^:>]+)(?:: (?P<detail>[^>]+))? -->\n+ *\Z")
 _FILE = re.compile(r"(?:#|//|<!--) (?P<name>[\w./-]+\.\w+)(?: -->)?\n")
-_ADDRESS = re.compile(r"(?<=127\.0\.0\.1:)\d+")
+_PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=port=)\d+")
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,10 @@ class Running:
     @property
     def printed(self) -> list[str]:
         """The lines so far; the last may be a part of one."""
-        return self._output.read_text(errors="replace").splitlines()
+        printed = self._output.read_bytes().decode(errors="replace")
+        # As a terminal shows it: what comes after a carriage return stands over what was before.
+        lines = [line.rpartition("\r")[2] for line in printed.split("\n")]
+        return lines if lines[-1] else lines[:-1]
 
     async def stop(self) -> None:
         """End it and its children, as closing its terminal would."""
@@ -103,17 +113,41 @@ class Running:
         pytest.fail(f"still there {SECONDS} s after SIGTERM: {self.process.args!r}")
 
 
+class Shown:
+    """What a page says is printed; ``…`` in it stands for anything."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = [
+            re.compile(".*".join(map(re.escape, line.rstrip().split("…"))))
+            for line in text.splitlines()
+        ]
+
+    def is_all(self, printed: list[str]) -> bool:
+        """Whether it is what was printed, the whole of it."""
+        return len(printed) == len(self._lines) and all(
+            expected.fullmatch(line.rstrip())
+            for expected, line in zip(self._lines, printed, strict=True)
+        )
+
+    def is_among(self, printed: list[str]) -> bool:
+        """Whether lines of `printed` that follow each other are it."""
+        starts = range(len(printed) - len(self._lines) + 1)
+        return any(self.is_all(printed[start : start + len(self._lines)]) for start in starts)
+
+
 class PageSession:
-    """What a reader has before them: a folder, and some terminals.
+    """What a reader has before them: an empty folder, and some terminals; left, they close.
 
     Attributes:
         folder: where the commands run.
         environment: the environment that they run in.
+        not_done: why something of the page could not be done here; empty if all was.
     """
 
-    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ports = ports
+        self._ports: dict[str, int] = {}
+        self.not_done = ""
         self._last: list[str] = []
         self._going_on: list[Running] = []
         self._numbers = count()
@@ -125,6 +159,10 @@ class PageSession:
         pip.chmod(0o755)
         # As in a terminal, where curl shows no meter when little comes.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
+        for example in EXAMPLES.rglob("*.*"):
+            copy = folder / "docs/examples" / example.relative_to(EXAMPLES)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(self.with_ports(example.read_text()))
         self.environment = {
             "PATH": os.pathsep.join(
                 [str(commands), sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
@@ -134,13 +172,20 @@ class PageSession:
             "PYTHONUNBUFFERED": "1",
         }
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for running in self._going_on:
+            await running.stop()
+
     def with_ports(self, text: str) -> str:
         """Return `text` with its addresses put on free ports, each always on the same."""
 
         def port(match: re.Match[str]) -> str:
             return str(self._ports.setdefault(match[0], free_port()))
 
-        return _ADDRESS.sub(port, text)
+        return _PORT.sub(port, text)
 
     async def run(self, block: Block) -> None:
         """Do with `block` what its language and mark say."""
@@ -158,14 +203,11 @@ class PageSession:
             await self._run([sys.executable, str(path)])
         elif block.language == "shell":
             command = ["bash", "-euo", "pipefail", "-c", text]
-            if block.mark == "goes on":
-                self._going_on.append(await self._start(command))
-            else:
-                await self._run(command)
+            await (self.start if block.mark == "goes on" else self._run)(command)
         elif block.language == "text" and block.mark == "in a browser":
-            pytest.fail("a browser is needed")
+            await self._browse(self.with_ports(block.detail), text)
         elif block.language == "text":
-            await self._expect(text)
+            await self.expect(text)
         elif block.language == "json":
             json.loads(text)
         elif block.language == "toml":
@@ -173,7 +215,13 @@ class PageSession:
         else:
             pytest.fail(f"nothing runs {block.language!r}: say so with <!-- not run: reason -->")
 
-    async def _start(self, command: list[str]) -> Running:
+    async def start(self, command: list[str]) -> Running:
+        """Start a process that goes on until it is stopped, at the latest when this closes."""
+        running = await self._open(command)
+        self._going_on.append(running)
+        return running
+
+    async def _open(self, command: list[str]) -> Running:
         output = self.folder / f".printed_{next(self._numbers)}"
         with output.open("wb") as file:
             process = await trio.lowlevel.open_process(
@@ -188,7 +236,7 @@ class PageSession:
         return Running(process, output)
 
     async def _run(self, command: list[str]) -> None:
-        running = await self._start(command)
+        running = await self._open(command)
         try:
             with trio.move_on_after(SECONDS):
                 await running.process.wait()
@@ -197,40 +245,43 @@ class PageSession:
         self._last = running.printed
         assert running.process.returncode == 0, "\n".join(self._last)
 
-    async def _expect(self, text: str, printed: Callable[[], list[str]] | None = None) -> None:
-        """Return once what `text` shows was printed."""
-        pattern = [
-            re.compile(".*".join(map(re.escape, line.rstrip().split("…"))))
-            for line in text.splitlines()
-        ]
+    async def expect(self, text: str) -> None:
+        """Return once what `text` shows was printed, by what ran last or by what goes on."""
+        shown = Shown(text)
 
-        def shown(lines: list[str]) -> bool:
-            return len(lines) == len(pattern) and all(
-                expected.fullmatch(line.rstrip())
-                for expected, line in zip(pattern, lines, strict=True)
+        def printed() -> bool:
+            return shown.is_all(self._last) or any(
+                shown.is_among(running.printed) for running in self._going_on
             )
-
-        def among(lines: list[str]) -> bool:
-            starts = range(len(lines) - len(pattern) + 1)
-            return any(shown(lines[start : start + len(pattern)]) for start in starts)
-
-        def seen() -> bool:
-            if printed is not None:
-                return among(printed())
-            return shown(self._last) or any(among(each.printed) for each in self._going_on)
 
         with trio.move_on_after(SECONDS):
             # Another process prints: there is nothing here to wait on.
-            while not seen():  # noqa: ASYNC110
+            while not printed():  # noqa: ASYNC110
                 await trio.sleep(0.01)
             return
-        outputs = [self._last, *(each.printed for each in self._going_on)]
-        pytest.fail("not printed:\n" + text + "\n---\n" + "\n---\n".join(map("\n".join, outputs)))
+        outputs = [self._last, *(running.printed for running in self._going_on)]
+        pytest.fail(f"not printed:\n{text}\n---\n" + "\n---\n".join(map("\n".join, outputs)))
 
-    async def close(self) -> None:
-        """End everything that goes on."""
-        for running in self._going_on:
-            await running.stop()
+    async def _browse(self, url: str, text: str) -> None:
+        """Return once the page at `url` shows `text`."""
+        if not CHROMIUM.exists():
+            self.not_done = WITHOUT_CHROMIUM
+            return
+        expected = Shown(text)
+
+        def lines(page: Page) -> list[str]:
+            shown = map(str.strip, page.inner_text("body").splitlines())
+            return list(filter(None, shown))
+
+        def look(browser: Browser) -> None:
+            page = browser.new_page()
+            page.goto(url)
+            deadline = time.monotonic() + SECONDS
+            while not expected.is_among(lines(page)):
+                assert time.monotonic() < deadline, "\n".join(["the page says:", *lines(page)])
+                page.wait_for_timeout(50)
+
+        await in_browser(look)
 
     def check(self) -> None:
         """Return if everything that goes on still does."""
@@ -239,17 +290,9 @@ class PageSession:
             assert ended is None, f"ended with {ended}:\n" + "\n".join(running.printed)
 
 
-async def run_page(page: Path, folder: Path, ports: dict[str, int]) -> None:
-    """Run every block of `page` in `folder`.
-
-    Args:
-        page: a Markdown file.
-        folder: an empty folder.
-        ports: the ports that addresses of the page stand for, by the ports that it shows; others
-            get a free one each.
-    """
-    session = PageSession(folder, ports)
-    try:
+async def run_page(page: Path, folder: Path) -> None:
+    """Run every block of `page`, a Markdown file, in `folder`, an empty one."""
+    async with PageSession(folder) as session:
         for block in blocks(page):
             try:
                 await session.run(block)
@@ -257,8 +300,8 @@ async def run_page(page: Path, folder: Path, ports: dict[str, int]) -> None:
             except BaseException as error:
                 error.add_note(f"in the block at {page.name}:{block.line}")
                 raise
-    finally:
-        await session.close()
+    if session.not_done:
+        pytest.skip(f"done but for one thing: {session.not_done}")
 
 
 def free_port() -> int:

@@ -20,4 +20,4 @@ PAGES = [
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 async def test_what_a_page_shows_works(page: Path, tmp_path: Path) -> None:
-    await run_page(page, tmp_path, {})
+    await run_page(page, tmp_path)

@@ -1,0 +1,144 @@
+"""The pages of the examples do in a browser what the examples say, across restarts too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+from browser import in_browser, needs_chromium
+from page_session import PageSession, Running
+from playwright.sync_api import Browser, Error, Page, expect
+
+LISTENING = "[INFO] Running on http://127.0.0.1"
+
+
+class Example:
+    """An example that serves a page, with a browser; for the thread that drives the browser.
+
+    Attributes:
+        errors: what went wrong in its pages.
+    """
+
+    def __init__(self, session: PageSession, name: str, browser: Browser) -> None:
+        self._session = session
+        self._command = [sys.executable, f"docs/examples/{name}/{name}.py"]
+        self._running: Running | None = None
+        self._browser = browser
+        self.errors: list[Error] = []
+
+    def start(self) -> None:
+        """Start the server."""
+        trio.from_thread.run(self._start)
+
+    def stop(self) -> None:
+        """Stop the server."""
+        assert self._running is not None
+        trio.from_thread.run(self._running.stop)
+
+    def open_page(self) -> Page:
+        """Open the page, and return it once it is live."""
+        page = self._browser.new_page()
+        page.on("pageerror", lambda error: self.errors.append(error))
+        page.goto(self._session.with_ports("http://127.0.0.1:8000/"))
+        expect(page.locator("#state")).to_have_text("live")
+        return page
+
+    async def _start(self) -> None:
+        self._running = await self._session.start(self._command)
+        with trio.fail_after(30):
+            # Another process prints: there is nothing here to wait on.
+            while not any(LISTENING in line for line in self._running.printed):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+async def run_example(folder: Path, name: str, drive: Callable[[Example], None]) -> None:
+    """Start the example `name` and a browser, and call `drive` with them."""
+    async with PageSession(folder) as session:
+
+        def start_and_drive(browser: Browser) -> None:
+            example = Example(session, name, browser)
+            example.start()
+            drive(example)
+            assert example.errors == []
+
+        await in_browser(start_and_drive)
+
+
+@needs_chromium
+async def test_the_dashboard_shows_each_room_and_lives_on_after_a_restart(tmp_path: Path) -> None:
+    def drive(example: Example) -> None:
+        page = example.open_page()
+        for room in ("cellar", "kitchen", "roof"):
+            tile = page.locator(".room", has_text=room)
+            expect(tile.locator("output")).to_contain_text(" °C")
+        example.stop()
+        expect(page.locator("#state")).to_have_text("reconnecting")
+        # What stood there before is not to be taken for what comes.
+        page.evaluate("document.querySelectorAll('output').forEach((o) => o.textContent = '')")
+        example.start()
+        expect(page.locator("#state")).to_have_text("live", timeout=20_000)
+        for output in page.locator("output").all():
+            expect(output).to_contain_text(" °C")
+
+    await run_example(tmp_path, "dashboard", drive)
+
+
+def say(page: Page, text: str) -> None:
+    page.locator("#text").fill(text)
+    page.locator("#text").press("Enter")
+
+
+@needs_chromium
+async def test_who_chats_sees_what_others_say_and_who_comes_in_sees_the_past(
+    tmp_path: Path,
+) -> None:
+    def drive(example: Example) -> None:
+        first, second = example.open_page(), example.open_page()
+        say(first, "hello <b>you</b>")
+        for page in (first, second):
+            expect(page.locator("li")).to_have_text(["somebody: hello <b>you</b>"])
+        say(second, "hi")
+        newcomer = example.open_page()
+        for page in (first, second, newcomer):
+            expect(page.locator("li")).to_have_text(["somebody: hello <b>you</b>", "somebody: hi"])
+
+    await run_example(tmp_path, "chat", drive)
+
+
+@needs_chromium
+async def test_a_chat_goes_on_after_a_broken_line_without_loss_or_repeat(tmp_path: Path) -> None:
+    def drive(example: Example) -> None:
+        first, second = example.open_page(), example.open_page()
+        say(second, "one")
+        expect(first.locator("li")).to_have_text(["somebody: one"])
+        # The line breaks as its answer, and with it the news, is under way.
+        first.evaluate("socket.onmessage = null")
+        say(first, "two")
+        expect(second.locator("li")).to_have_text(["somebody: one", "somebody: two"])
+        first.evaluate("socket.close()")
+        say(second, "three")
+        for page in (first, second):
+            expect(page.locator("li")).to_have_text(
+                ["somebody: one", "somebody: two", "somebody: three"], timeout=20_000
+            )
+        first.wait_for_function("unsent.size === 0")
+
+    await run_example(tmp_path, "chat", drive)
+
+
+@needs_chromium
+async def test_a_chat_begins_again_when_the_server_forgot_everything(tmp_path: Path) -> None:
+    def drive(example: Example) -> None:
+        page = example.open_page()
+        say(page, "old")
+        expect(page.locator("li")).to_have_text(["somebody: old"])
+        example.stop()
+        expect(page.locator("#state")).to_have_text("reconnecting")
+        say(page, "said while away")
+        example.start()
+        expect(page.locator("li")).to_have_text(["somebody: said while away"], timeout=20_000)
+        expect(page.locator("#state")).to_have_text("live")
+
+    await run_example(tmp_path, "chat", drive)

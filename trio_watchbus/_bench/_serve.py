@@ -12,12 +12,19 @@ from functools import partial
 import trio
 
 from .._open import open_watchbus
-from ..web import serve
+from ..web import ServerOptions, serve
+
+_MAX_CONNECTIONS = 100_000
+"""More than a machine has ports for."""
 
 
 async def _main(bus_url: str) -> None:
     async with open_watchbus(bus_url) as bus, trio.open_nursery() as nursery:
-        (url, *_) = await nursery.start(partial(serve, bus, bind="127.0.0.1:0"))
+        # All clients of a bench come from one address.
+        options = ServerOptions(
+            max_connections_per_address=_MAX_CONNECTIONS, max_connections=_MAX_CONNECTIONS
+        )
+        (url, *_) = await nursery.start(partial(serve, bus, bind="127.0.0.1:0", options=options))
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
         async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as parent:

@@ -170,6 +170,10 @@ class PageSession:
             "HOME": str(folder),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
+            # What they are without, where the page says nothing.
+            "WATCHBUS_SERVE_BIND": self.with_ports("127.0.0.1:8000"),
+            "WATCHBUS_WATCH_BUS": self.with_ports("http://127.0.0.1:8000"),
+            "WATCHBUS_PUBLISH_BUS": self.with_ports("http://127.0.0.1:8000"),
         }
 
     async def __aenter__(self) -> Self:

@@ -40,10 +40,14 @@ class Example:
     def open_page(self) -> Page:
         """Open the page, and return it once it is live."""
         page = self._browser.new_page()
-        page.on("pageerror", lambda error: self.errors.append(error))
+        page.on("pageerror", self.note_error)
         page.goto(self._session.with_ports("http://127.0.0.1:8000/"))
         expect(page.locator("#state")).to_have_text("live")
         return page
+
+    def note_error(self, error: Error) -> None:
+        """Remember an error that a page did not catch."""
+        self.errors.append(error)
 
     async def _start(self) -> None:
         self._running = await self._session.start(self._command)

@@ -8,6 +8,7 @@ from typing import Any, final
 import trio
 from quart import Websocket
 
+from .._protocol import CloseCode
 from ._drain import Drain
 
 _INBOX_MESSAGES = 10
@@ -57,7 +58,9 @@ class Connection:
         if message is None:
             return b""
         if len(message) > self._max_size:
-            raise CloseConnection(1009, f"a message may have at most {self._max_size} bytes")
+            raise CloseConnection(
+                CloseCode.TOO_BIG, f"a message may have at most {self._max_size} bytes"
+            )
         return message
 
     async def send(self, data: str | bytes) -> None:

@@ -33,16 +33,17 @@ _HANDSHAKE_SECONDS = 10.0
 """Seconds that a TLS handshake may take: hypercorn's minute would hold as many connections as are
 allowed for those who only begin one."""
 
-_MAX_FRAMES_SIZE = 2 * 1024 * 1024
-"""Bytes of a WebSocket message that hypercorn gathers: more than any that is allowed, so that the
-routes say what is wrong; they know what is."""
-
 logger = logging.getLogger("trio_watchbus.web")
 access_logger = logging.getLogger("trio_watchbus.access")
 
 
-def make_config(options: ServerOptions, max_message_size: int) -> Config:
+def make_config(options: ServerOptions, max_frame_size: int) -> Config:
     """Return the configuration that serves these options.
+
+    Args:
+        options: what the server allows.
+        max_frame_size: the longest WebSocket message of any route. With a longer one hypercorn
+            closes by itself, having gathered so much.
 
     Raises:
         OSError: a TLS file cannot be read.
@@ -59,7 +60,7 @@ def make_config(options: ServerOptions, max_message_size: int) -> Config:
     config.keyfile = options.keyfile
     config.ssl_handshake_timeout = _HANDSHAKE_SECONDS
     config.websocket_ping_interval = options.heartbeat
-    config.websocket_max_message_size = max(_MAX_FRAMES_SIZE, 2 * max_message_size)
+    config.websocket_max_message_size = max_frame_size
     # Messages and pieces of bodies that wait for the application, of each connection.
     config.max_app_queue_size = 2
     return config

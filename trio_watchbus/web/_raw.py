@@ -13,10 +13,14 @@ import trio
 
 from .._errors import HistoryLostError, WatchLaggedError
 from .._message import Message
+from .._protocol import CloseCode
 from ..abc import WatchBus, WatchOptions
 from ._connection import CloseConnection, Connection
 from ._drain import Drain
 from ._query import StreamQuery
+
+_LOST = 1013
+"""The close code that says to come back another time."""
 
 _INBOUND_BOUND = 1000
 """Messages that a client may send in all: it has nothing to say, and some send their own pings."""
@@ -58,20 +62,20 @@ async def _send_messages(
                 for message in messages:
                     await connection.send(encode(message))
     except HistoryLostError as lost:
-        raise CloseConnection(1013, f"messages are lost: {lost.reason}") from None
+        raise CloseConnection(_LOST, f"messages are lost: {lost.reason}") from None
     except WatchLaggedError as lagged:
         count = "some" if lagged.missed is None else lagged.missed
-        raise CloseConnection(1013, f"{count} messages are lost: {lagged.reason}") from None
+        raise CloseConnection(_LOST, f"{count} messages are lost: {lagged.reason}") from None
     except trio.EndOfChannel:
-        raise CloseConnection(1001, "the bus was closed") from None
+        raise CloseConnection(CloseCode.DRAIN, "the bus was closed") from None
     except trio.BrokenResourceError:
         # The bus raises why where it was opened.
-        raise CloseConnection(1011, "the bus failed") from None
-    raise CloseConnection(1001, "shutdown")
+        raise CloseConnection(CloseCode.FAULT, "the bus failed") from None
+    raise CloseConnection(CloseCode.DRAIN, "shutdown")
 
 
 async def _discard_inbound(connection: Connection) -> None:
     """Receive, as otherwise it would not be noticed when the client goes away."""
     for _ in range(_INBOUND_BOUND):
         await connection.receive()
-    raise CloseConnection(1008, "nothing is to be sent here")
+    raise CloseConnection(CloseCode.POLICY, "nothing is to be sent here")

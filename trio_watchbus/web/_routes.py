@@ -14,6 +14,7 @@ from quart import Blueprint, Response, request, websocket
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from .._message import Message
+from .._protocol import SUBPROTOCOL, CloseCode
 from ..abc import WatchBus
 from ._access import AccessPolicy
 from ._batch import MEDIA_TYPE, parse_batch
@@ -24,13 +25,11 @@ from ._options import WebOptions
 from ._query import parse_no_query, parse_publish_query, parse_stream_query
 from ._raw import serve_raw
 from ._refusal import RETRY_AFTER, Refusal, refusal_of, unavailable
-from ._session import serve_session
+from ._session import max_frame_size, serve_session
 from ._sse import CONTENT_TYPE, json_event, raw_event
 from ._stream import EventStream
 
 logger = logging.getLogger("trio_watchbus.web")
-
-SUBPROTOCOL = "watchbus.v1"
 
 _BODY_SECONDS = 30
 """Seconds in which a body has to arrive: the longest batch takes 4.5 Mbit/s for it."""
@@ -131,9 +130,7 @@ class WatchBusBlueprint(Blueprint):
         socket = cast("Any", websocket)._get_current_object()
         if SUBPROTOCOL in websocket.requested_subprotocols:
             parse_no_query(websocket.query_string)
-            # Data in base64, and what stands around it.
-            max_size = self._bus.max_message_size * 4 // 3 + self._options.max_inbound_size
-            connection = Connection(socket, self._drain, max_size)
+            connection = Connection(socket, self._drain, max_frame_size(self._bus))
             serve = partial(serve_session, self._bus, connection, self._options)
             subprotocol = SUBPROTOCOL
         else:
@@ -153,7 +150,7 @@ class WatchBusBlueprint(Blueprint):
         except* Exception:
             # The framework would close as if all were well, and lose the error beside a cancel.
             logger.exception("a WebSocket connection failed")
-            ending = CloseConnection(1011, "a fault of the server")
+            ending = CloseConnection(CloseCode.FAULT, "a fault of the server")
         await connection.close(ending.code, ending.reason)
 
     async def _publish(self) -> Response:

@@ -26,6 +26,7 @@ from ._hypercorn import CLIENT, WebSocketGuard, make_config
 from ._listen import Bind, open_socket, url_of
 from ._options import ServerOptions
 from ._routes import watchbus_blueprint
+from ._session import max_frame_size
 
 logger = logging.getLogger("trio_watchbus.web")
 
@@ -85,7 +86,7 @@ async def serve_socket(
     """As `serve`, on a socket that listens already; closes it."""
     with listening:
         blueprint = watchbus_blueprint(bus, options)
-        config = make_config(options, bus.max_message_size)
+        config = make_config(options, max_frame_size(bus))
         tls = config.create_ssl_context()
         url = url_of(listening, tls=tls is not None)
         app = wrap_app(WebSocketGuard(app_of(blueprint), options.heartbeat), 0, "asgi")

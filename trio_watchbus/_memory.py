@@ -167,14 +167,11 @@ class InMemoryWatchBus(WatchBus):
     def _checked(self, item: Publication) -> tuple[str, bytes, bool]:
         """Return `item` with its third part, if it can be published."""
         try:
-            key, data, *rest = item
+            key, data, is_prefix = item if len(item) == 3 else (*item, False)
         except (TypeError, ValueError):
-            raise TypeError(
-                f"an item of a batch is (key, data) or (prefix, data, True), not {item!r:.80}"
-            ) from None
-        is_prefix = bool(rest and rest[0])
+            raise TypeError("an item of a batch is (key, data) or (prefix, data, True)") from None
         (check_prefix if is_prefix else check_key)(key)
-        return key, check_data(data, self.max_message_size), is_prefix
+        return key, check_data(data, self.max_message_size), bool(is_prefix)
 
     def _publish_all(
         self, messages: list[tuple[str, bytes, bool]], idempotency_key: str | None

@@ -62,6 +62,7 @@ async def a_bad_item_refuses_the_batch(publisher: WatchBus, watcher: WatchBus) -
         (TypeError, (b"k", b"")),
         (TypeError, ("k", "text")),
         (TypeError, ("k",)),
+        (TypeError, ("k", b"", True, 1)),
         (TypeError, None),
         (MessageTooLargeError, ("k", b"x" * (publisher.max_message_size + 1))),
     ]

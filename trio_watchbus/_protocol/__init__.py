@@ -27,7 +27,7 @@ from ._answers import (
     encode_messages,
     parse_answer,
 )
-from ._common import SUBPROTOCOL, CloseCode, MalformedFrameError, encode
+from ._common import REQUESTS_AT_ONCE, SUBPROTOCOL, CloseCode, MalformedFrameError, encode
 from ._errors import RequestError, error_answer, error_of
 from ._requests import (
     Latest,
@@ -64,6 +64,7 @@ __all__ = [
     "Publish",
     "PublishMany",
     "Published",
+    "REQUESTS_AT_ONCE",
     "Request",
     "RequestError",
     "SUBPROTOCOL",

@@ -10,6 +10,10 @@ from msgspec import Meta, Struct
 
 SUBPROTOCOL = "watchbus.v1"
 
+REQUESTS_AT_ONCE = 64
+"""Requests of one connection that are being done at once. A client that sends more has to wait
+with everything that it sends."""
+
 _LARGEST_INTEGER = 2**53 - 1
 """The largest integer that every JSON parser keeps, those with floats alone included."""
 

@@ -22,10 +22,6 @@ _FRAME_BYTES = 256 * 1024
 """What goes into one frame of messages, the last one whole: enough that the cost of a frame is
 shared by many messages, little enough that the other watches soon have their turn."""
 
-_WAITING_REQUESTS = 64
-"""Requests of one connection that may wait for those before them: a client that asks for more has
-to wait itself, which hides no round trip from it."""
-
 _FRAME_OVERHEAD = 64 * 1024
 """Bytes of a frame that publishes, beside twice those of its data: for the key, the names of the
 fields, and the quotes and newlines of data that is text."""
@@ -48,9 +44,9 @@ def max_frame_size(bus: WatchBus) -> int:
 async def serve_session(bus: WatchBus, connection: Peer, options: WebOptions) -> None:
     """Do what the client asks for, until the connection is to be closed.
 
-    Publishes and questions are done one after the other, so that what a client publishes has the
-    order in which it sent it. Nothing grows with a client that reads slowly: what waits for it is
-    what its watches hold, one frame, and a bounded number of its requests.
+    What a client publishes is accepted in the order in which it sent it, and answered in any.
+    Nothing grows with a client that reads slowly: what waits for it is what its watches hold, one
+    frame, and the answers to a bounded number of requests.
 
     Raises:
         CloseConnection: always, unless cancelled: with what to close the connection.
@@ -110,16 +106,15 @@ class _Session:
         self._watches: dict[int, _ServedWatch] = {}
         # Ids of the requests that were not answered yet.
         self._waiting: set[int] = set()
-        self._to_do, self._to_answer = trio.open_memory_channel[_Answered](_WAITING_REQUESTS)
+        self._slots = trio.Semaphore(protocol.REQUESTS_AT_ONCE)
         # In the order of asking, so that no watch keeps another one or a pong from being sent.
         self._turn = trio.StrictFIFOLock()
-        self._spoke = False
+        self._spoke = trio.current_time()
 
     async def run(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         nursery.start_soon(self._keep_alive)
         nursery.start_soon(self._drain)
-        nursery.start_soon(self._answer_all)
         await self._send(
             protocol.Hello(
                 self._bus.position, self._bus.max_message_size, max_frame_size(self._bus)
@@ -140,16 +135,17 @@ class _Session:
             await self._send_text(protocol.encode(answer))
 
     async def _send_text(self, text: str) -> None:
-        self._spoke = True
+        self._spoke = trio.current_time()
         await self._connection.send(text)
 
     async def _keep_alive(self) -> None:
         """Say something whenever nothing was said for a while."""
         while True:
-            await trio.sleep(self._options.heartbeat)
-            if not self._spoke:
+            due = self._spoke + self._options.heartbeat
+            if trio.current_time() >= due:
                 await self._send(protocol.Bookmark(position=self._bus.position))
-            self._spoke = False
+            else:
+                await trio.sleep_until(due)
 
     async def _drain(self) -> None:
         await self._connection.draining.wait()
@@ -209,7 +205,12 @@ class _Session:
             case _:
                 self._check_new(request.id)
                 self._waiting.add(request.id)
-                await self._to_do.send(request)
+                await self._slots.acquire()
+                self._nursery.start_soon(self._answer, request)
+                # A bus accepts what is published in the first or second step of the task that
+                # does it: the next request is not to be there before.
+                for _ in range(2):
+                    await trio.lowlevel.checkpoint()
 
     def _check_new(self, identifier: int) -> None:
         if identifier in self._watches or identifier in self._waiting:
@@ -231,18 +232,18 @@ class _Session:
                 f"a watch may name at most {self._options.max_keys} keys and prefixes",
             )
 
-    async def _answer_all(self) -> None:
-        """Do what is asked, one request after the other."""
-        async for request in self._to_answer:
-            try:
-                answer: protocol.Answer = await self._do(request)
-            except trio.ClosedResourceError:
-                await self._end("the bus was closed")
-                return
-            except Exception as error:  # noqa: BLE001
-                answer = self._failure(request.id, error)
-            self._waiting.discard(request.id)
-            await self._send(answer)
+    async def _answer(self, request: _Answered) -> None:
+        """Do one request, and answer it."""
+        try:
+            answer: protocol.Answer = await self._do(request)
+        except trio.ClosedResourceError:
+            await self._end("the bus was closed")
+            return
+        except Exception as error:  # noqa: BLE001
+            answer = self._failure(request.id, error)
+        self._waiting.discard(request.id)
+        await self._send(answer)
+        self._slots.release()
 
     async def _do(self, request: _Answered) -> protocol.Answer:
         bus = self._bus

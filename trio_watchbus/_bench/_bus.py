@@ -33,25 +33,24 @@ async def measure_bus(
         progress: called with the number of deliveries so far.
     """
     run = _Run(bus, load)
-    with trio.move_on_after(load.seconds):
-        async with trio.open_nursery() as nursery:
-            for number in range(load.clients):
-                await nursery.start(run.consume, run.keys[number % load.keys])
-            nursery.start_soon(run.tell, progress)
-            cpu = cpu_seconds(os.getpid())
-            run.start = time.monotonic()
-            for _ in range(publishers):
-                nursery.start_soon(run.publish)
+    async with trio.open_nursery() as nursery:
+        for number in range(load.clients):
+            await nursery.start(run.consume, run.keys[number % load.keys])
+        nursery.start_soon(run.tell, progress)
+        cpu, start = cpu_seconds(os.getpid()), time.monotonic()
+        for _ in range(publishers):
+            nursery.start_soon(run.publish)
+        with trio.move_on_after(load.seconds):
             await run.done.wait()
-            run.end = time.monotonic()
-            nursery.cancel_scope.cancel()
+        seconds = time.monotonic() - start
+        nursery.cancel_scope.cancel()
     progress(run.delivered)
     return Figures(
         bench=bench,
         load=load,
         expected=run.expected,
         delivered=run.delivered,
-        seconds=(run.end or time.monotonic()) - run.start,
+        seconds=seconds,
         latency=Latency.of(run.latencies),
         cpu=cpu_seconds(os.getpid()) - cpu,
         memory=memory(os.getpid(), highest=True),
@@ -65,7 +64,6 @@ class _Run:
         self.delivered = 0
         self.latencies: list[float] = []
         self.done = trio.Event()
-        self.start = self.end = 0.0
         self._bus = bus
         self._load = load
         self._numbers = iter(range(load.messages))

@@ -154,10 +154,22 @@ def bench_publish(batch: int, bus_url: str | None, **options: Any) -> None:
 
 def _on_bus(bench: str, url: str, publishers: int) -> Measure:
     async def run(load: Load, progress: Progress) -> Figures:
-        async with open_watchbus(url) as bus:
-            return await measure_bus(bench, bus, load, publishers, progress)
+        try:
+            async with open_watchbus(url) as bus:
+                return await measure_bus(bench, bus, load, publishers, progress)
+        except ExceptionGroup as group:
+            failed, others = group.split((WatchBusError, OSError))
+            if others is not None:
+                raise
+            raise BenchError(f"the bus failed: {_first(failed)}") from None
 
     return lambda load, progress: trio.run(run, load, progress)
+
+
+def _first(error: BaseException | None) -> BaseException | None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _on_streams(

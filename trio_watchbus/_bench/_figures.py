@@ -77,7 +77,8 @@ class Figures:
         load: what it was asked to do.
         expected: deliveries, or for publishing accepted messages, that should have been.
         delivered: how many there were.
-        seconds: from the first publish to the last delivery.
+        seconds: from the first publish to the last delivery; where some are missing, perhaps until
+            the run ended.
         latency: from publish to delivery, sampled; for publishing, from request to response.
         cpu: seconds of processor that the bus or server took meanwhile; None when it is another's.
         memory: the most bytes that its process had resident; None when it is another's.

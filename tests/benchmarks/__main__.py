@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .contest import Result, as_markdown, hold
+from .plots import draw
 from .rows import all_rows
 
 
@@ -23,15 +24,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the work, to try it")
     parser.add_argument("--json", action="store_true", help="print JSON: every run's figure")
     parser.add_argument("--save", type=Path, help="write the table to this file too")
+    parser.add_argument("--plots", type=Path, help="instead, draw how cost grows into this folder")
     arguments = parser.parse_args()
-    wanted = arguments.only.lower()
-    rows = [row for row in all_rows() if wanted in f"{row.title} {row.peer}".lower()]
-    if not rows:
-        parser.error(f"no row contains {arguments.only!r}")
 
     def tell(what: str) -> None:
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{what}")
+
+    if arguments.plots is not None:
+        draw(arguments.plots, arguments.runs, quick=arguments.quick, tell=tell)
+        tell("")
+        return
+    wanted = arguments.only.lower()
+    rows = [row for row in all_rows() if wanted in f"{row.title} {row.peer}".lower()]
+    if not rows:
+        parser.error(f"no row contains {arguments.only!r}")
 
     results = [hold(row, arguments.runs, quick=arguments.quick, tell=tell) for row in rows]
     tell("")

@@ -70,20 +70,21 @@ async def _delivered(watches: int, keys: list[str], messages: int, burst: int) -
     return total / took
 
 
-def publish_nowait(messages: int, prefixes: int = 0, fresh: int = 0) -> float:
+def publish_nowait(messages: int, prefixes: int = 0, fresh: int = 0, watches: int = 1000) -> float:
     """Return nanoseconds of a `publish_nowait`.
 
     Args:
         messages: how many.
         prefixes: prefix watches that none of them reaches.
-        fresh: 0 for 1,000 keys, each watched once; 1 for keys that nobody published to before.
+        fresh: 0 for the watched keys at random; 1 for keys that nobody published to before.
+        watches: watched keys, each watched once.
     """
-    keys = [f"new/{number}" for number in range(messages)] if fresh else keys_of(1000)
+    keys = [f"new/{number}" for number in range(messages)] if fresh else keys_of(watches)
     order = keys if fresh else random.choices(keys, k=messages)
 
     async def main() -> float:
         bus = InMemoryWatchBus()
-        held = [await _enter(bus.watch(key, buffer_size=messages)) for key in keys[:1000]]
+        held = [await _enter(bus.watch(key, buffer_size=messages)) for key in keys[:watches]]
         held += [await _enter(bus.subscribe_prefix(f"away/{n}/")) for n in range(prefixes)]
         publish = bus.publish_nowait
         start = time.perf_counter()

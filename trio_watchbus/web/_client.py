@@ -9,6 +9,8 @@ import trio
 
 _MAX_BYTES = 64 * 1024
 
+_PING = b"\x89\x00"
+
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
 _CLOSING_SECONDS = 1.0
@@ -20,22 +22,26 @@ connection, and the client might never read why."""
 class ClientStream(trio.abc.HalfCloseableStream):
     """A stream that hypercorn reads and writes, with what it leaves out.
 
-    - It knows when the client was last heard, be it by a pong, which hypercorn keeps to itself.
+    - It pings over WebSocket, and knows when the client was last heard: hypercorn pings without
+      looking for an answer, and for a while after the client has gone.
     - What comes after a WebSocket close frame was sent is thrown away. Hypercorn, having closed
       for a message that was too long, would go on gathering the rest of it.
     - Closing waits a moment for the client to have read everything.
-    - It can be cut at once and synchronously, even while hypercorn shields a send.
+    - It can be cut at once and synchronously, even while hypercorn shields a send, and is when
+      sending fails: hypercorn would wait for ever to hand on what such a client sent before.
 
     Args:
         stream: a `trio.SocketStream`, or a `trio.SSLStream` over one.
 
     Attributes:
+        scope: for all that is done for this client.
         address: the client's, without its port.
         is_tls: whether the stream speaks TLS.
         last_heard: when something came from the client, by Trio's clock.
     """
 
     def __init__(self, stream: Any) -> None:
+        self.scope = trio.CancelScope()
         self._stream = stream
         self.is_tls = isinstance(stream, trio.SSLStream)
         transport = stream.transport_stream if self.is_tls else stream
@@ -47,6 +53,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         # Set while nobody is receiving.
         self._idle = trio.Event()
         self._idle.set()
+        self._sending = trio.Lock()
 
     def __getattr__(self, name: str) -> Any:
         # What hypercorn asks for to find out whether this is TLS, and by which protocol.
@@ -71,7 +78,18 @@ class ClientStream(trio.abc.HalfCloseableStream):
             self._closing = self._closing or data[0] & 0x0F == 0x08
         elif data[:12] == b"HTTP/1.1 101":
             self._is_websocket = True
-        await self._stream.send_all(data)
+        try:
+            async with self._sending:
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.cut()
+            raise
+
+    async def ping(self) -> None:
+        """Ask a WebSocket client for a sign of life."""
+        if not self._closing:
+            with suppress(*_GONE):
+                await self.send_all(_PING)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -87,8 +105,9 @@ class ClientStream(trio.abc.HalfCloseableStream):
             await self._stream.aclose()
 
     def cut(self) -> None:
-        """Close the socket; whoever sends or receives finds it closed."""
+        """Close the socket, and cancel all that is done for this client."""
         self._socket.close()
+        self.scope.cancel()
 
     async def _leave(self) -> None:
         """Tell the client that this is the end, and let it read up to there."""

@@ -27,7 +27,7 @@ CLIENT = "trio_watchbus.client"
 _LOGGED = "trio_watchbus.logged"
 
 _PONG_SECONDS = 5.0
-"""Seconds that a WebSocket client has to answer a ping."""
+"""Seconds that a WebSocket client has to answer a ping, or a heartbeat where that is less."""
 
 _HANDSHAKE_SECONDS = 10.0
 """Seconds that a TLS handshake may take: hypercorn's minute would hold as many connections as are
@@ -59,7 +59,6 @@ def make_config(options: ServerOptions, max_frame_size: int) -> Config:
     config.certfile = options.certfile
     config.keyfile = options.keyfile
     config.ssl_handshake_timeout = _HANDSHAKE_SECONDS
-    config.websocket_ping_interval = options.heartbeat
     config.websocket_max_message_size = max_frame_size
     # Messages and pieces of bodies that wait for the application, of each connection.
     config.max_app_queue_size = 2
@@ -94,12 +93,13 @@ class WebSocketGuard:
 
     Args:
         app: the application.
-        heartbeat: seconds between the pings of hypercorn.
+        heartbeat: seconds of silence after which a client is asked for a sign of life.
     """
 
     def __init__(self, app: ASGIFramework, heartbeat: float) -> None:
         self._app = app
-        self._max_silence = heartbeat + _PONG_SECONDS
+        self._heartbeat = heartbeat
+        self._pong_seconds = min(heartbeat, _PONG_SECONDS)
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -114,13 +114,13 @@ class WebSocketGuard:
             nursery.cancel_scope.cancel()
 
     async def _cut_when_silent(self, client: ClientStream) -> None:
-        # Hypercorn pings, but does not look for the answer.
         while True:
-            deadline = client.last_heard + self._max_silence
-            if deadline <= trio.current_time():
-                break
-            await trio.sleep_until(deadline)
-        client.cut()
+            await trio.sleep_until(client.last_heard + self._heartbeat)
+            asked = trio.current_time()
+            await client.ping()
+            await trio.sleep(self._pong_seconds)
+            if client.last_heard < asked:
+                client.cut()
 
 
 def _refuse_compression(send: Any) -> None:

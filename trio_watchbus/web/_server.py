@@ -153,22 +153,28 @@ class _Clients:
         self._open.add(client)
         self._addresses[address] += 1
         try:
-            status = self._refusal(address)
-            if status is None:
-                state = ConnectionState({**self._state, CLIENT: client})
-                stream = cast("Any", client)
-                await TCPServer(self._app, self._config, self._context, state, stream)
-            else:
-                await _refuse(client, status)
+            with client.scope:
+                await self._serve_admitted(client)
         except* Exception:
             # One client's connection is not to end all others'.
             logger.exception("a connection failed")
         finally:
+            client.cut()
             self._open.discard(client)
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
             self._changed.set()
+
+    async def _serve_admitted(self, client: ClientStream) -> None:
+        if len(self._open) > self._options.max_connections:
+            await _refuse(client, 503)
+        elif self._addresses[client.address] > self._options.max_connections_per_address:
+            await _refuse(client, 429)
+        else:
+            state = ConnectionState({**self._state, CLIENT: client})
+            stream = cast("Any", client)
+            await TCPServer(self._app, self._config, self._context, state, stream)
 
     async def drain(self) -> None:
         """Close what idles, and wait until all have ended."""
@@ -181,13 +187,6 @@ class _Clients:
         """Cut all that are left."""
         for client in self._open:
             client.cut()
-
-    def _refusal(self, address: str) -> int | None:
-        if len(self._open) > self._options.max_connections:
-            return 503
-        if self._addresses[address] > self._options.max_connections_per_address:
-            return 429
-        return None
 
 
 async def _refuse(client: ClientStream, status: int) -> None:

@@ -12,7 +12,8 @@ any of them whose first line is a comment that names a file
 ``text``
     What was printed: all that the block before printed, or lines that follow each other in what
     something that goes on printed. ``…`` stands for anything. After ``<!-- in a browser: URL -->``
-    it is the text of that page instead.
+    it is the text of that page instead. Before it is looked at, ``<!-- after Ctrl-C: PART -->``
+    interrupts what goes on and has that part in its command.
 
 ``<!-- not run: reason -->`` lets any block be. The folder holds a copy of the examples. Each
 port in ``127.0.0.1:PORT`` and ``port=PORT`` stands for a free one.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +45,9 @@ from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs/examples"
+
+REDIS = "127.0.0.1:6379"
+"""Where pages take a Redis for granted."""
 
 SECONDS = 30
 """For one block to end, or to print what the page shows."""
@@ -85,10 +90,18 @@ def blocks(page: Path) -> list[Block]:
 
 
 class Running:
-    """A process of the page, and what it has printed so far."""
+    """A process of the page, and what it has printed so far.
 
-    def __init__(self, process: trio.Process, output: Path) -> None:
+    Attributes:
+        command: what it runs.
+        process: the process.
+        interrupted: whether the page ended it.
+    """
+
+    def __init__(self, command: list[str], process: trio.Process, output: Path) -> None:
+        self.command = command
         self.process = process
+        self.interrupted = False
         self._output = output
 
     @property
@@ -110,7 +123,7 @@ class Running:
                 return
             os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
-        pytest.fail(f"still there {SECONDS} s after SIGTERM: {self.process.args!r}")
+        pytest.fail(f"still there {SECONDS} s after SIGTERM: {self.command}")
 
 
 class Shown:
@@ -151,6 +164,7 @@ class PageSession:
         self._last: list[str] = []
         self._going_on: list[Running] = []
         self._numbers = count()
+        self._redis = False
         commands = folder / ".commands"
         commands.mkdir()
         # What pages install is there already: it is what is tested.
@@ -193,6 +207,8 @@ class PageSession:
 
     async def run(self, block: Block) -> None:
         """Do with `block` what its language and mark say."""
+        if REDIS in block.text and not self._redis:
+            await self._start_redis()
         text = self.with_ports(block.text)
         file = _FILE.match(block.text)
         if block.mark == "not run" or block.language == "mermaid" or block.language[:1] == "{":
@@ -211,6 +227,8 @@ class PageSession:
         elif block.language == "text" and block.mark == "in a browser":
             await self._browse(self.with_ports(block.detail), text)
         elif block.language == "text":
+            if block.mark == "after Ctrl-C":
+                await self._interrupt(block.detail)
             await self.expect(text)
         elif block.language == "json":
             json.loads(text)
@@ -237,7 +255,7 @@ class PageSession:
                 env=self.environment,
                 start_new_session=True,
             )
-        return Running(process, output)
+        return Running(command, process, output)
 
     async def _run(self, command: list[str]) -> None:
         running = await self._open(command)
@@ -248,6 +266,26 @@ class PageSession:
             await running.stop()
         self._last = running.printed
         assert running.process.returncode == 0, "\n".join(self._last)
+
+    async def _start_redis(self) -> None:
+        """Start the Redis that pages take for granted."""
+        self._redis = True
+        port = self.with_ports(REDIS).rpartition(":")[2]
+        server = shutil.which("redis-server", path=self.environment["PATH"])
+        assert server is not None, "the dependency group test brings a redis-server"
+        running = await self.start([server, "--port", port, "--save", "", "--bind", "127.0.0.1"])
+        with trio.fail_after(SECONDS):
+            # Another process prints: there is nothing here to wait on.
+            while not any("eady to accept" in line for line in running.printed):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+    async def _interrupt(self, part: str) -> None:
+        [running] = [each for each in self._going_on if part in each.command[-1]]
+        os.killpg(running.process.pid, signal.SIGINT)
+        with trio.fail_after(SECONDS):
+            status = await running.process.wait()
+        assert status in (0, 130), f"ended with {status}:\n" + "\n".join(running.printed)
+        running.interrupted = True
 
     async def expect(self, text: str) -> None:
         """Return once what `text` shows was printed, by what ran last or by what goes on."""
@@ -260,7 +298,8 @@ class PageSession:
 
         with trio.move_on_after(SECONDS):
             # Another process prints: there is nothing here to wait on.
-            while not printed():  # noqa: ASYNC110
+            while not printed():
+                self.check()
                 await trio.sleep(0.01)
             return
         outputs = [self._last, *(running.printed for running in self._going_on)]
@@ -288,10 +327,12 @@ class PageSession:
         await in_browser(look)
 
     def check(self) -> None:
-        """Return if everything that goes on still does."""
+        """Return if nothing that goes on has failed."""
         for running in self._going_on:
-            ended = running.process.poll()
-            assert ended is None, f"ended with {ended}:\n" + "\n".join(running.printed)
+            status = running.process.poll()
+            assert not status or running.interrupted, "\n".join(
+                [f"ended with {status}:", *running.printed]
+            )
 
 
 async def run_page(page: Path, folder: Path) -> None:

@@ -6,4 +6,6 @@ from hypothesis import settings
 
 # How long an example takes says nothing on a machine that does other things too.
 settings.register_profile("trio-watchbus", settings.default, deadline=None)
+# For a long run: pytest --hypothesis-profile=thorough
+settings.register_profile("thorough", settings.get_profile("trio-watchbus"), max_examples=5_000)
 settings.load_profile("trio-watchbus")

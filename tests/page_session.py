@@ -12,8 +12,10 @@ any of them whose first line is a comment that names a file
 ``text``
     What was printed: all that the block before printed, or lines that follow each other in what
     something that goes on printed. ``…`` stands for anything. After ``<!-- in a browser: URL -->``
-    it is the text of that page instead. Before it is looked at, ``<!-- after Ctrl-C: PART -->``
-    interrupts what goes on and has that part in its command.
+    it is the text of that page instead; all are looked at in one tab. ``<!-- after Ctrl-C: PART
+    -->`` first interrupts what goes on and has that part in its command.
+``nginx``
+    A part of nginx's configuration; the page is skipped where there is no nginx.
 
 ``<!-- not run: reason -->`` lets any block be. The folder holds a copy of the examples. Each
 port in ``127.0.0.1:PORT`` and ``port=PORT`` stands for a free one.
@@ -32,6 +34,7 @@ import sys
 import sysconfig
 import time
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -165,6 +168,7 @@ class PageSession:
         self._going_on: list[Running] = []
         self._numbers = count()
         self._redis = False
+        self._tab = "{}"
         commands = folder / ".commands"
         commands.mkdir()
         # What pages install is there already: it is what is tested.
@@ -230,6 +234,8 @@ class PageSession:
             if block.mark == "after Ctrl-C":
                 await self._interrupt(block.detail)
             await self.expect(text)
+        elif block.language == "nginx":
+            await self._start_nginx(text)
         elif block.language == "json":
             json.loads(text)
         elif block.language == "toml":
@@ -273,10 +279,35 @@ class PageSession:
         port = self.with_ports(REDIS).rpartition(":")[2]
         server = shutil.which("redis-server", path=self.environment["PATH"])
         assert server is not None, "the dependency group test brings a redis-server"
-        running = await self.start([server, "--port", port, "--save", "", "--bind", "127.0.0.1"])
+        await self.start([server, "--port", port, "--save", "", "--bind", "127.0.0.1"])
+        await self._wait_until_open(int(port))
+
+    async def _start_nginx(self, inside_http: str) -> None:
+        """Start nginx, where there is one, with `inside_http` in its configuration."""
+        server = shutil.which("nginx", path=self.environment["PATH"])
+        if server is None:
+            pytest.skip("there is no nginx on the PATH")
+        folders = "".join(
+            f"{kind}_temp_path {self.folder}/.nginx;"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        configuration = self.folder / ".nginx.conf"
+        configuration.write_text(
+            f"daemon off; pid {self.folder}/.nginx.pid; error_log stderr; events {{}}"
+            f" http {{ access_log off; {folders} {inside_http} }}"
+        )
+        await self.start([server, "-e", "stderr", "-p", str(self.folder), "-c", str(configuration)])
+        [port] = re.findall(r"listen 127\.0\.0\.1:(\d+);", inside_http)
+        await self._wait_until_open(int(port))
+
+    async def _wait_until_open(self, port: int) -> None:
+        """Return once connections to `port` are accepted."""
         with trio.fail_after(SECONDS):
-            # Another process prints: there is nothing here to wait on.
-            while not any("eady to accept" in line for line in running.printed):  # noqa: ASYNC110
+            while True:
+                self.check()
+                with suppress(OSError):
+                    await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                    return
                 await trio.sleep(0.01)
 
     async def _interrupt(self, part: str) -> None:
@@ -318,11 +349,14 @@ class PageSession:
 
         def look(browser: Browser) -> None:
             page = browser.new_page()
+            # As if it were the tab that was looked at before.
+            page.add_init_script(f"Object.assign(sessionStorage, {self._tab})")
             page.goto(url)
             deadline = time.monotonic() + SECONDS
             while not expected.is_among(lines(page)):
                 assert time.monotonic() < deadline, "\n".join(["the page says:", *lines(page)])
                 page.wait_for_timeout(50)
+            self._tab = page.evaluate("JSON.stringify(sessionStorage)")
 
         await in_browser(look)
 

@@ -16,7 +16,8 @@ PACKAGE = "trio_watchbus"
 FOLDER = Path(trio_watchbus.__file__).parent
 
 FOUNDATIONS = {"_errors", "_keys", "_message", "_request", "_retention", "_statistics"} | {
-    "_protocol"
+    "_backoff",
+    "_protocol",
 }
 BUSES = {"_memory", "_open", "_redis", "_remote"}
 # From the lowest up: a room imports from its own layer and from those below. The package's own
@@ -37,6 +38,7 @@ THIRD_PARTY: dict[str, set[str] | None] = {
     "pytest": {"testing"},
     "redis": {"_redis"},
     "trio_websocket": {"_remote"},
+    "wsproto": {"_remote"},
     "quart": {"web"},
     "quart_trio": {"web"},
     "hypercorn": {"web"},
@@ -44,7 +46,7 @@ THIRD_PARTY: dict[str, set[str] | None] = {
 }
 
 # What these do is a matter of their arguments alone.
-PURE = {"_core._trie", "_core._journal", "web._sse", "_redis._layout"} | {
+PURE = {"_core._trie", "_core._journal", "web._sse", "_redis._layout", "_remote._address"} | {
     f"_protocol.{name}" for name in ("_answers", "_common", "_errors", "_requests")
 }
 # Input, output, clocks, threads and chance, which the core leaves to the buses.

@@ -7,6 +7,7 @@ a frame, and the client chose the server. Fields that a later server may add are
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import cast
 
 import msgspec
 from msgspec import Struct
@@ -41,16 +42,14 @@ class WireMessage(Struct, omit_defaults=True):
         text, binary = data_fields(message.data)
         return cls(message.key, message.id, message.time, text, binary, message.is_prefix)
 
-    def message(self) -> Message:
-        """Return the message that it stands for.
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.data_base64 is None):
+            raise ValueError("a message needs either data or data_base64")
 
-        Raises:
-            MalformedFrameError: it has not exactly one kind of data.
-        """
+    def message(self) -> Message:
+        """Return the message that it stands for."""
         data = self.data_base64 if self.data is None else self.data.encode()
-        if data is None or (self.data is not None and self.data_base64 is not None):
-            raise MalformedFrameError("a message needs either data or data_base64")
-        return Message(self.key, data, self.id, self.time, self.prefix)
+        return Message(self.key, cast(bytes, data), self.id, self.time, self.prefix)
 
 
 class Hello(_Answer, tag="hello"):
@@ -112,6 +111,14 @@ class Published(_Answer, tag="published"):
     id: Identifier
     message_id: str | None = None
     message_ids: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.message_id is None) == (self.message_ids is None):
+            raise ValueError("what was published has either message_id or message_ids")
+
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids, of however many messages."""
+        return (self.message_id,) if self.message_id is not None else self.message_ids or ()
 
 
 class LatestMessage(_Answer, tag="latest"):

@@ -89,6 +89,8 @@ def error_of(answer: Error, idempotency_key: str | None = None) -> Exception:
         return HistoryLostError(answer.reason, answer.oldest)
     if answer.code == "publish_unknown" and idempotency_key is not None:
         return PublishUnknownError(answer.detail, idempotency_key=idempotency_key)
+    if answer.code == "limit":
+        return ValueError(answer.detail)
     for kind, code in _CODES.items():
         if code == answer.code and kind not in (HistoryLostError, PublishUnknownError):
             return kind(answer.detail)

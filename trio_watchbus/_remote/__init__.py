@@ -1,0 +1,1 @@
+"""A bus that is served elsewhere, over one WebSocket."""

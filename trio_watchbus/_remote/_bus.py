@@ -1,0 +1,468 @@
+"""The bus that is served elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from itertools import count
+from secrets import token_hex
+from typing import TYPE_CHECKING, final
+
+import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from .. import _protocol as protocol
+from .._backoff import Backoff
+from .._core._watch import BufferedWatch
+from .._errors import (
+    BusUnavailableError,
+    HistoryLostError,
+    InvalidPositionError,
+    MessageTooLargeError,
+    WatchLaggedError,
+)
+from .._keys import check_key, check_prefix
+from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
+from .._request import WatchRequest
+from .._statistics import RemoteBusStatistics
+from ..abc import Publication, WatchBus
+from ._address import Address
+from ._calls import Calls
+from ._feed import Feed
+
+if TYPE_CHECKING:
+    from ._link import Link, LinkOptions
+
+_log = logging.getLogger("trio_watchbus.remote")
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 3.0
+"""Seconds between attempts to reach the server: soon back after a restart, and no burden to one
+that a thousand clients wait for."""
+
+_TOKEN = re.compile("[!-~]+", re.ASCII)
+
+
+def open_remote_watchbus(
+    url: str,
+    *,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    publish_timeout: float = 10.0,
+    connect_timeout: float = 10.0,
+    heartbeat: float = 15.0,
+    heartbeat_timeout: float = 10.0,
+) -> AbstractAsyncContextManager[RemoteWatchBus]:
+    """Return a bus that is served elsewhere, to be entered with ``async with``.
+
+    All its watches and publishes share one WebSocket. When that breaks, it reconnects by itself,
+    with growing pauses: watches go on where they were, or raise `WatchLaggedError` where the
+    server no longer holds what follows, and publishes are sent again, to be stored once. What
+    only other settings heal (another token, say) ends the watches with
+    `trio.BrokenResourceError`, cancels the body of the ``async with``, and is raised there as a
+    `BusUnavailableError`. Leaving it takes less than a second, whatever the server does.
+
+    A watch that replays lets no more messages come than its buffer holds; what its consumer is too
+    slow for waits in the server's journal. Watches of the other kinds drop here and, where the
+    network is what is slow, at the server.
+
+    Args:
+        url: ``http://host[:port][/path]``, or likewise with ``https``, ``ws`` or ``wss``, where
+            path is what the routes are mounted under.
+        token: sent as a bearer token; shown nowhere.
+        ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
+        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
+            opening a watch, and asking for something.
+        connect_timeout: seconds in which a connection has to stand, above 0.
+        heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
+        heartbeat_timeout: seconds that it has to say something then, above 0, before the
+            connection counts as lost.
+
+    Raises:
+        ImportError: trio-websocket is not installed.
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range, or the URL is none.
+        BusUnavailableError: on entering: the server cannot be reached, or refuses; it says what.
+    """
+    try:
+        from ._link import LinkOptions  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "a remote bus needs trio-websocket: pip install 'trio-watchbus[client]'"
+        ) from error
+    address = Address.parse(url)
+    if ssl_context is not None and not address.tls:
+        raise ValueError("ssl_context is for https:// and wss:// URLs")
+    for name, seconds in (
+        ("publish_timeout", publish_timeout),
+        ("connect_timeout", connect_timeout),
+        ("heartbeat", heartbeat),
+        ("heartbeat_timeout", heartbeat_timeout),
+    ):
+        if not seconds > 0:
+            raise ValueError(f"{name} must be above 0 s, not {seconds}")
+    options = LinkOptions(
+        address=address,
+        headers=() if token is None else ((b"Authorization", _bearer(token)),),
+        ssl_context=ssl_context,
+        connect_timeout=connect_timeout,
+        heartbeat=heartbeat,
+        heartbeat_timeout=heartbeat_timeout,
+    )
+    return _opened(RemoteWatchBus(options, publish_timeout))
+
+
+@final
+class RemoteWatchBus(WatchBus):
+    """A bus that is served elsewhere. Made by `open_remote_watchbus`.
+
+    `max_message_size` is the server's.
+    """
+
+    def __init__(self, options: LinkOptions, timeout: float) -> None:
+        self.max_message_size = MAX_MESSAGE_SIZE
+        self._max_frame_size = MAX_MESSAGE_SIZE
+        self._options = options
+        self._timeout = timeout
+        self._identifiers = count(1)
+        self._feeds: dict[int, Feed] = {}
+        self._calls = Calls(timeout, self._ending)
+        self._link: Link | None = None
+        self._position: Position | None = None
+        self._connected_since: float | None = None
+        self._connections = 0
+        self._closed = False
+        self._failure: Exception | None = None
+        self._body = trio.CancelScope()
+        self._disconnected = trio.Event()
+
+    def __repr__(self) -> str:
+        state = (
+            "failed"
+            if self._failure is not None
+            else "closed"
+            if self._closed
+            else "disconnected"
+            if self._link is None
+            else f"{len(self._feeds)} watches"
+        )
+        return f"<RemoteWatchBus {self._options.address} at {self.position}: {state}>"
+
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        check_key(key)
+        return await self._publish(key, data, idempotency_key, is_prefix=False)
+
+    async def publish_prefix(
+        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> str:
+        check_prefix(prefix)
+        return await self._publish(prefix, data, idempotency_key, is_prefix=True)
+
+    async def publish_many(
+        self, messages: Iterable[Publication], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        """As in `WatchBus`; one that the server cannot read at once is a `MessageTooLargeError`."""
+        batch = [check_publication(item, self.max_message_size) for item in messages]
+        key = _name_of_publish(idempotency_key)
+        if not batch:
+            await checkpoint()
+            self._check_open()
+            return []
+        identifier = next(self._identifiers)
+        publications = tuple(
+            protocol.Publication(**protocol.publication_fields(*item)) for item in batch
+        )
+        frame = protocol.encode(protocol.PublishMany(identifier, publications, key))
+        if len(frame) > self._max_frame_size:
+            raise MessageTooLargeError(
+                f"this batch has {len(frame)} bytes as it is sent, and the server takes at most"
+                f" {self._max_frame_size} at once: publish it in parts"
+            )
+        answer = await self._calls.ask(identifier, frame, protocol.Published, key)
+        return list(answer.ids())
+
+    async def latest(self, key: str) -> Message | None:
+        check_key(key)
+        identifier = next(self._identifiers)
+        frame = protocol.encode(protocol.Latest(identifier, key))
+        answer = await self._calls.ask(identifier, frame, protocol.LatestMessage)
+        return None if answer.message is None else answer.message.message()
+
+    async def watched_keys(self, prefix: str = "") -> frozenset[str]:
+        check_prefix(prefix)
+        identifier = next(self._identifiers)
+        frame = protocol.encode(protocol.WatchedKeys(identifier, prefix))
+        answer = await self._calls.ask(identifier, frame, protocol.WatchedKeySet)
+        return frozenset(answer.keys)
+
+    @property
+    def position(self) -> str:
+        return str(self._position)
+
+    def statistics(self) -> RemoteBusStatistics:
+        keys: set[str] = set()
+        prefixes: set[str] = set()
+        for feed in self._feeds.values():
+            keys.update(feed.watch.request.keys)
+            prefixes.update(feed.watch.request.prefixes)
+        return RemoteBusStatistics(
+            connected=not self._closed and self._link is not None,
+            watches=len(self._feeds),
+            watched_keys=len(keys),
+            watched_prefixes=len(prefixes),
+            trie_nodes=0,
+            journal_messages=0,
+            journal_bytes=0,
+            kept_keys=0,
+            connected_since=self._connected_since,
+            reconnects=max(0, self._connections - 1),
+        )
+
+    def close(self) -> None:
+        self._end(None)
+
+    # The connection
+
+    async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Be connected, again and again, until the bus is closed or it is no use.
+
+        Raises:
+            BusUnavailableError: the first connection could not be made.
+        """
+        from ._link import Link, LinkError  # noqa: PLC0415
+
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while not self._closed:
+            link = Link(self._options)
+            began = trio.current_time()
+            try:
+                await link.run(partial(self._connect, link, task_status), self._take)
+            except LinkError as error:
+                address = self._options.address
+                reason = BusUnavailableError(f"cannot use the bus at {address}: {error}")
+                if not self._connections:
+                    raise reason from None
+                if error.hopeless:
+                    self._end(reason)
+                elif not self._closed:
+                    _log.warning("lost the connection to %s: %s", address, error)
+            except Exception as error:
+                self._end(error)
+                raise
+            finally:
+                self._disconnect()
+            if trio.current_time() - began > _LONGEST_PAUSE:
+                backoff.reset()
+            if not self._closed:
+                await backoff.pause()
+
+    def _connect(
+        self, link: Link, task_status: trio.TaskStatus[None], hello: protocol.Hello
+    ) -> None:
+        self._note(hello.position)
+        self.max_message_size = hello.max_message_size
+        self._max_frame_size = hello.max_frame_size
+        self._link = link
+        self._connected_since = time.time()
+        self._connections += 1
+        if self._connections == 1:
+            task_status.started()
+        else:
+            _log.info("connected to %s again", self._options.address)
+        for feed in self._feeds.values():
+            self._send(feed.opening())
+        self._calls.connect(link)
+        if self._closed:
+            link.close()
+
+    def _disconnect(self) -> None:
+        self._link = None
+        self._connected_since = None
+        self._calls.disconnect()
+        self._disconnected.set()
+
+    def _send(self, request: protocol.Request) -> None:
+        """Send `request`, if there is a connection; on a new one, feeds say all anew."""
+        if self._link is not None:
+            self._link.send(protocol.encode(request))
+
+    def _take(self, answer: protocol.Answer) -> None:
+        """Take what the server says."""
+        match answer:
+            case (
+                protocol.Watching(id=identifier, position=position)
+                | protocol.Bookmark(id=identifier, position=position)
+            ):
+                self._note(position)
+                if identifier in self._feeds:
+                    self._feeds[identifier].take_position(position)
+            case protocol.Messages(id=identifier):
+                self._note(answer.position)
+                if identifier in self._feeds:
+                    self._feeds[identifier].take_messages(answer)
+            case protocol.Lagged(id=identifier):
+                self._note(answer.position)
+                if identifier in self._feeds:
+                    loss = WatchLaggedError(answer.missed, answer.position, answer.reason)
+                    self._feeds[identifier].lose(loss)
+            case protocol.Error(id=identifier) if identifier in self._feeds:
+                self._take_refusal(self._feeds[identifier], protocol.error_of(answer))
+            case protocol.Published():
+                if answer.ids():
+                    self._note(answer.ids()[-1])
+                self._calls.take(answer)
+            case protocol.LatestMessage() | protocol.WatchedKeySet() | protocol.Error():
+                self._calls.take(answer)
+
+    def _take_refusal(self, feed: Feed, error: Exception) -> None:
+        """Take note that the server does not open a watch, or not again."""
+        from ._link import LinkError  # noqa: PLC0415
+
+        if feed.resume is None:
+            feed.end(error)
+        elif isinstance(error, HistoryLostError):
+            _parse(error.oldest)
+            feed.refuse_resuming(error)
+        elif isinstance(error, BusUnavailableError):
+            # With a pause before all is asked for again.
+            raise LinkError(str(error))
+        else:
+            feed.end(error)
+
+    def _note(self, position: str) -> None:
+        """Take note that the bus has got to `position`."""
+        known = self._position
+        told = _parse(position)
+        if known is None or known.epoch != told.epoch or known.sequence < told.sequence:
+            self._position = told
+
+    # Opening and ending
+
+    def _end(self, failure: Exception | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._failure = failure
+        for feed in self._feeds.values():
+            feed.end(failure)
+        self._calls.end()
+        if self._link is not None:
+            self._link.close()
+        if failure is not None:
+            self._body.cancel()
+
+    def _ending(self) -> Exception | None:
+        """Return what is raised once the bus has ended, or None while it has not."""
+        if self._failure is not None:
+            broken = trio.BrokenResourceError("the bus failed for good; see the cause")
+            broken.__cause__ = self._failure
+            return broken
+        return trio.ClosedResourceError("this bus is closed") if self._closed else None
+
+    def _check_open(self) -> None:
+        ending = self._ending()
+        if ending is not None:
+            raise ending
+
+    async def _leave(self) -> None:
+        """Wait until the connection is closed in good order, if there is one."""
+        self.close()
+        if self._link is not None:
+            self._disconnected = trio.Event()
+            await self._disconnected.wait()
+
+    # Publishing
+
+    async def _publish(
+        self, name: str, data: object, idempotency_key: str | None, *, is_prefix: bool
+    ) -> str:
+        fields = protocol.publication_fields(
+            name, check_data(data, self.max_message_size), is_prefix
+        )
+        key = _name_of_publish(idempotency_key)
+        identifier = next(self._identifiers)
+        request = protocol.Publish(id=identifier, idempotency_key=key, **fields)
+        frame = protocol.encode(request)
+        answer = await self._calls.ask(identifier, frame, protocol.Published, key)
+        return answer.ids()[0]
+
+    # Watching
+
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        await checkpoint_if_cancelled()
+        self._check_open()
+        feed = Feed(next(self._identifiers), request, self._send, self._forget)
+        self._feeds[feed.identifier] = feed
+        try:
+            await self._decide(feed)
+        except BaseException:
+            feed.watch.close()
+            raise
+        return feed.watch
+
+    async def _decide(self, feed: Feed) -> None:
+        """Return once the server has opened the watch; raise why it does not."""
+        self._send(feed.opening())
+        with trio.move_on_after(self._timeout):
+            await feed.decided.wait()
+        self._check_open()
+        if feed.failure is not None:
+            raise feed.failure
+        if not feed.decided.is_set():
+            raise BusUnavailableError(f"no answer within {self._timeout:g} seconds")
+
+    def _forget(self, feed: Feed) -> None:
+        del self._feeds[feed.identifier]
+        if not feed.ended:
+            self._send(protocol.Unwatch(feed.identifier))
+
+
+@asynccontextmanager
+async def _opened(bus: RemoteWatchBus) -> AsyncIterator[RemoteWatchBus]:
+    """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(bus._run)
+            with bus._body:
+                yield bus
+            await bus._leave()
+        except BaseException as raised:  # noqa: BLE001
+            error = raised
+            bus.close()
+        nursery.cancel_scope.cancel()
+    failure = bus._failure
+    if failure is not None and (
+        error is None
+        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
+    ):
+        raise failure
+    if error is not None:
+        raise error
+
+
+def _name_of_publish(idempotency_key: str | None) -> str:
+    """Return a name for a publish, as it may have to be sent twice."""
+    if idempotency_key is None:
+        return token_hex(16)
+    return check_key(idempotency_key, "idempotency key")
+
+
+def _parse(position: str) -> Position:
+    try:
+        return Position.parse(position)
+    except InvalidPositionError as error:
+        raise protocol.MalformedFrameError(str(error)) from None
+
+
+def _bearer(token: str) -> bytes:
+    if not isinstance(token, str):
+        raise TypeError(f"a token is a str, not {type(token).__name__}")
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("a token is of printable ASCII characters, without spaces")
+    return b"Bearer " + token.encode()

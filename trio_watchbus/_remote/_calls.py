@@ -1,0 +1,147 @@
+"""Requests that wait for their answer, over as many connections as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, final
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled
+
+from .. import _protocol as protocol
+from .._errors import BusUnavailableError, PublishUnknownError
+
+if TYPE_CHECKING:
+    from ._link import Link
+
+Answer = protocol.Published | protocol.LatestMessage | protocol.WatchedKeySet
+"""What answers a request, if it is not an error."""
+
+A = TypeVar("A", bound=Answer)
+
+
+@final
+class _Call:
+    """One request.
+
+    Attributes:
+        frame: its text, the same on every connection.
+        idempotency_key: that of what it publishes, or None if it asks for something.
+        link: the connection on which it was sent, or waits to be.
+        reached: whether it may have reached a server over a connection that is gone.
+        answer: what came.
+        done: set once that is there, or none will come.
+    """
+
+    def __init__(self, frame: str, idempotency_key: str | None) -> None:
+        self.frame = frame
+        self.idempotency_key = idempotency_key
+        self.link: Link | None = None
+        self.reached = False
+        self.answer: Answer | protocol.Error | None = None
+        self.done = trio.Event()
+
+    def send(self, link: Link) -> None:
+        link.send(self.frame)
+        self.link = link
+
+    def leave(self) -> None:
+        """Have it no longer sent, or remember that it was."""
+        if self.link is not None and not self.link.withdraw(self.frame):
+            self.reached = True
+        self.link = None
+
+
+@final
+class Calls:
+    """All requests that wait for their answer.
+
+    Args:
+        timeout: seconds that each may wait, over all attempts.
+        ending: returns the error that is raised once the bus has ended.
+    """
+
+    def __init__(self, timeout: float, ending: Callable[[], Exception | None]) -> None:
+        self._timeout = timeout
+        self._ending = ending
+        self._link: Link | None = None
+        # In the order in which they were made, as they are sent again in that.
+        self._calls: dict[int, _Call] = {}
+        # No more than the server does at once, so that it reads on whatever happens to them.
+        self._slots = trio.Semaphore(protocol.REQUESTS_AT_ONCE)
+
+    async def ask(
+        self, identifier: int, frame: str, kind: type[A], idempotency_key: str | None = None
+    ) -> A:
+        """Send a request, on each new connection again, until it is answered; return the answer.
+
+        A cancel before it was sent takes it back; after that it is done whole or not at all.
+
+        Raises:
+            PublishUnknownError: it publishes, and may or may not have been done.
+            BusUnavailableError: it was not answered in time, and was not done.
+            Exception: what the server's bus raised, and what `ending` gives.
+        """
+        await checkpoint_if_cancelled()
+        call = _Call(frame, idempotency_key)
+        with trio.move_on_after(self._timeout):
+            async with self._slots:
+                self._calls[identifier] = call
+                if self._link is not None:
+                    call.send(self._link)
+                try:
+                    if self._ending() is None:
+                        await call.done.wait()
+                finally:
+                    del self._calls[identifier]
+                    if call.answer is None:
+                        call.leave()
+        if isinstance(call.answer, kind):
+            return call.answer
+        raise self._error(call)
+
+    def connect(self, link: Link) -> None:
+        """Send everything that waits over a new connection."""
+        self._link = link
+        for call in self._calls.values():
+            call.send(link)
+
+    def disconnect(self) -> None:
+        """Take note that the connection is gone."""
+        self._link = None
+        for call in self._calls.values():
+            call.leave()
+
+    def take(self, answer: Answer | protocol.Error) -> None:
+        """Take an answer; one that nobody waits for any more is passed over."""
+        call = self._calls.get(answer.id) if answer.id is not None else None
+        if call is not None:
+            call.answer = answer
+            call.done.set()
+
+    def end(self) -> None:
+        """Let all who wait get what `ending` gives."""
+        for call in self._calls.values():
+            call.done.set()
+
+    def _error(self, call: _Call) -> Exception:
+        """Return what is raised where the answer is an error, or there is none."""
+        reached = call.reached
+        if isinstance(call.answer, protocol.Error):
+            error = protocol.error_of(call.answer, call.idempotency_key)
+            if not isinstance(error, BusUnavailableError):
+                return error
+            reached = reached or call.answer.code == "failed"
+        elif call.answer is not None:
+            reached = True
+            error = BusUnavailableError("the server's answer is none to what it was asked")
+        else:
+            ending = self._ending()
+            if ending is not None:
+                return ending
+            error = BusUnavailableError(f"no answer within {self._timeout:g} seconds")
+        if reached and call.idempotency_key is not None:
+            return PublishUnknownError(
+                f"{error}; it may have been stored, or not", idempotency_key=call.idempotency_key
+            )
+        return error

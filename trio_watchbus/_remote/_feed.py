@@ -1,0 +1,221 @@
+"""What feeds one watch from a served bus, over as many connections as it takes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import final
+
+import trio
+
+from .. import _protocol as protocol
+from .._core._watch import BufferedWatch
+from .._errors import HistoryLostError, WatchLaggedError
+from .._message import Message, Position
+from .._request import WatchRequest
+
+_KEYS_BOUND = 100_000
+"""Keys that a watch of overflow kind ``"latest"`` keeps messages of: as many as a bus does."""
+
+
+@final
+class Feed:
+    """The source of one watch: what its server's watch sends.
+
+    A replaying watch never overflows, as it tells the server how many messages it has room for.
+    When all those have come, it is behind, and asks for more once its consumer has emptied the
+    buffer; asked by a watch that keeps up, long before. The other kinds let everything come, and
+    drop by themselves.
+
+    Args:
+        identifier: what the watch is called on the connection.
+        request: what it covers, and how.
+        send: sends a request, if there is a connection.
+        forget: called when the watch is closed.
+
+    Attributes:
+        watch: the watch.
+        resume: up to where the server has sent; None until the watch is open.
+        decided: set when it is open, or known why not.
+        ended: whether nothing more comes.
+        failure: why nothing more comes, if that is not that the bus was closed.
+    """
+
+    keys_bound = _KEYS_BOUND
+
+    def __init__(
+        self,
+        identifier: int,
+        request: WatchRequest,
+        send: Callable[[protocol.Request], None],
+        forget: Callable[[Feed], None],
+    ) -> None:
+        self.identifier = identifier
+        self.watch = BufferedWatch(self, request, "")
+        self.resume: str | None = None
+        self.decided = trio.Event()
+        self.ended = False
+        self.failure: BaseException | None = None
+        self._send = send
+        self._forget = forget
+        # What came after a loss that the consumer is yet to be told, that loss included.
+        self._waiting: deque[Message | WatchLaggedError] = deque()
+        # Where the watch is when its consumer has received all that is in the buffer.
+        self._head = ""
+        self._replays = request.overflow == "replay"
+        self._size = request.buffer_size
+        # How many messages the server may send yet.
+        self._window = 0
+        # How many the server dropped, as it said last.
+        self._dropped = 0
+
+    def opening(self) -> protocol.Watch:
+        """Return the request that opens the watch on a new connection, where it stands."""
+        request = self.watch.request
+        self._dropped = 0
+        self._window = self._room()
+        after = request.after if self.resume is None else self.resume
+        return protocol.Watch(
+            self.identifier,
+            keys=tuple(request.keys),
+            prefixes=request.prefixes,
+            after=None if after is None else str(after),
+            history=request.history if self.resume is None else 0,
+            overflow=request.overflow,
+            buffer_size=self._size,
+            window=self._window if self._replays else None,
+        )
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Let nothing more come, because of `failure`, or because the bus was closed."""
+        if not self.ended:
+            self.ended = True
+            self.failure = failure
+            self.decided.set()
+            self.watch.wake()
+
+    # What the server says
+
+    def take_position(self, position: str) -> None:
+        """Take note that the server has sent everything up to `position`."""
+        self.resume = position
+        if not self._waiting:
+            self._head = position
+        self.decided.set()
+
+    def take_messages(self, answer: protocol.Messages) -> None:
+        """Take messages.
+
+        Raises:
+            MalformedFrameError: they are none, or more than there is room for.
+        """
+        messages = [message.message() for message in answer.messages]
+        watch = self.watch
+        if self._replays:
+            self._window -= len(messages)
+            if self._window < 0:
+                raise protocol.MalformedFrameError("more messages than were asked for")
+        watch.dropped += answer.dropped - self._dropped
+        self._dropped = answer.dropped
+        for message in messages:
+            if self._waiting:
+                self._keep(message)
+            else:
+                watch.put(message)
+        self.take_position(answer.position)
+        self._settle()
+
+    def lose(self, loss: WatchLaggedError) -> None:
+        """Take note of a loss, of which the consumer is told in its place."""
+        if not self._waiting:
+            self.watch.fall_behind(0)
+        elif isinstance(before := self._waiting[-1], WatchLaggedError):
+            self._waiting.pop()
+            loss = _joined(before, loss)
+        self._waiting.append(loss)
+        self.take_position(loss.position)
+        self.watch.wake()
+
+    def refuse_resuming(self, error: HistoryLostError) -> None:
+        """Take note that the server no longer holds what follows `resume`; go on after that."""
+        missed = None
+        if error.reason == "trimmed" and self.resume is not None:
+            missed = Position.parse(error.oldest).sequence - Position.parse(self.resume).sequence
+        self.lose(
+            WatchLaggedError(
+                missed, error.oldest, "trimmed" if error.reason == "trimmed" else "epoch"
+            )
+        )
+        self._send(self.opening())
+
+    # What the watch asks for; see `Source`
+
+    def refill(self, watch: BufferedWatch) -> None:
+        if self._waiting and isinstance(loss := self._waiting[0], WatchLaggedError):
+            self._waiting.popleft()
+            self._head = loss.position
+            self._settle()
+            raise loss
+        messages: list[Message] = []
+        while self._waiting and isinstance(message := self._waiting[0], Message):
+            self._waiting.popleft()
+            messages.append(message)
+            self._head = message.id
+        watch.unread -= len(messages)
+        watch.load(messages)
+        self._settle()
+
+    def head(self, watch: BufferedWatch) -> str:  # noqa: ARG002
+        return self._head
+
+    def ending(self) -> Exception:
+        if self.failure is None:
+            return trio.EndOfChannel("the bus was closed")
+        broken = trio.BrokenResourceError("the bus failed for good; see the cause")
+        broken.__cause__ = self.failure
+        return broken
+
+    def unregister(self, watch: BufferedWatch) -> None:  # noqa: ARG002
+        self._waiting.clear()
+        self._forget(self)
+
+    def _keep(self, message: Message) -> None:
+        """Keep a message behind a loss; of the kinds that drop, no more than their buffer holds."""
+        watch = self.watch
+        overflow = watch.request.overflow
+        bound = self.keys_bound if overflow == "latest" else self._size
+        if not self._replays and watch.unread >= bound:
+            watch.dropped += 1
+            if overflow == "drop_newest":
+                return
+            self._waiting.remove(next(kept for kept in self._waiting if isinstance(kept, Message)))
+            watch.unread -= 1
+        self._waiting.append(message)
+        watch.unread += 1
+
+    def _room(self) -> int:
+        statistics = self.watch.statistics()
+        return self._size - statistics.buffered - statistics.unread
+
+    def _settle(self) -> None:
+        """Be behind or not, and ask for more or not, as things are now."""
+        watch = self.watch
+        if not self._waiting and not watch.synced:
+            watch.catch_up()
+            self._head = self.resume or ""
+        if not self._replays:
+            return
+        more = self._room() - self._window
+        if more > 0 and more * 2 >= self._size:
+            self._window += more
+            self._send(protocol.More(self.identifier, more))
+        elif self._window == 0 and watch.synced:
+            watch.fall_behind(0)
+
+
+def _joined(first: WatchLaggedError, second: WatchLaggedError) -> WatchLaggedError:
+    """Return one loss for two with nothing between them."""
+    missed = None
+    if first.missed is not None and second.missed is not None:
+        missed = first.missed + second.missed
+    return WatchLaggedError(missed, second.position, second.reason)

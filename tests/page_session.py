@@ -13,7 +13,8 @@ any of them whose first line is a comment that names a file
     What was printed: all that the block before printed, or lines that follow each other in what
     something that goes on printed. ``…`` stands for anything. After ``<!-- in a browser: URL -->``
     it is the text of that page instead; all are looked at in one tab. ``<!-- after Ctrl-C: PART
-    -->`` first interrupts what goes on and has that part in its command.
+    -->`` first interrupts what goes on and has that part in its command. After ``<!-- over a
+    WebSocket: URL -->``, what a client of ``watchbus.v1`` says (→) and hears (←).
 ``nginx``
     A part of nginx's configuration; the page is skipped where there is no nginx.
 
@@ -35,16 +36,16 @@ import sysconfig
 import time
 import tomllib
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
-from textwrap import dedent
 from typing import Self
 
 import pytest
 import trio
 from browser import CHROMIUM, WITHOUT_CHROMIUM, in_browser
+from page_blocks import Block, Shown, blocks
 from playwright.sync_api import Browser, Page
+from trio_websocket import open_websocket_url
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs/examples"
@@ -55,41 +56,8 @@ REDIS = "127.0.0.1:6379"
 SECONDS = 30
 """For one block to end, or to print what the page shows."""
 
-_FENCE = re.compile(
-    r"^(?P<fence> *`{3,})(?P<language>\S*).*\n(?P<text>(?:.*\n)*?)(?P=fence)\n", re.MULTILINE
-)
-_COMMENT = re.compile(r"<!-- (?P<mark>[^:>]+)(?:: (?P<detail>[^>]+))? -->\n+ *\Z")
 _FILE = re.compile(r"(?:#|//|<!--) (?P<name>[\w./-]+\.\w+)(?: -->)?\n")
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=port=)\d+")
-
-
-@dataclass(frozen=True)
-class Block:
-    """One fenced block of a page, with the mark in the comment before it."""
-
-    language: str
-    text: str
-    line: int
-    mark: str = ""
-    detail: str = ""
-
-
-def blocks(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page, in order."""
-    content = page.read_text()
-    found = []
-    for match in _FENCE.finditer(content):
-        comment = _COMMENT.search(content, 0, match.start())
-        found.append(
-            Block(
-                match["language"],
-                dedent(match["text"]),
-                content.count("\n", 0, match.start()) + 1,
-                comment["mark"] if comment else "",
-                (comment["detail"] if comment else "") or "",
-            )
-        )
-    return found
 
 
 class Running:
@@ -127,28 +95,6 @@ class Running:
             os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
         pytest.fail(f"still there {SECONDS} s after SIGTERM: {self.command}")
-
-
-class Shown:
-    """What a page says is printed; ``…`` in it stands for anything."""
-
-    def __init__(self, text: str) -> None:
-        self._lines = [
-            re.compile(".*".join(map(re.escape, line.rstrip().split("…"))))
-            for line in text.splitlines()
-        ]
-
-    def is_all(self, printed: list[str]) -> bool:
-        """Whether it is what was printed, the whole of it."""
-        return len(printed) == len(self._lines) and all(
-            expected.fullmatch(line.rstrip())
-            for expected, line in zip(self._lines, printed, strict=True)
-        )
-
-    def is_among(self, printed: list[str]) -> bool:
-        """Whether lines of `printed` that follow each other are it."""
-        starts = range(len(printed) - len(self._lines) + 1)
-        return any(self.is_all(printed[start : start + len(self._lines)]) for start in starts)
 
 
 class PageSession:
@@ -230,6 +176,8 @@ class PageSession:
             await (self.start if block.mark == "goes on" else self._run)(command)
         elif block.language == "text" and block.mark == "in a browser":
             await self._browse(self.with_ports(block.detail), text)
+        elif block.language == "text" and block.mark == "over a WebSocket":
+            await self._converse(self.with_ports(block.detail), text)
         elif block.language == "text":
             if block.mark == "after Ctrl-C":
                 await self._interrupt(block.detail)
@@ -335,6 +283,24 @@ class PageSession:
             return
         outputs = [self._last, *(running.printed for running in self._going_on)]
         pytest.fail(f"not printed:\n{text}\n---\n" + "\n---\n".join(map("\n".join, outputs)))
+
+    async def _converse(self, url: str, text: str) -> None:
+        """Say what lines with ``→`` say, and hear what those with ``←`` after them say."""
+        spoken = [line.partition(" ") for line in text.splitlines()]
+        async with open_websocket_url(url, subprotocols=["watchbus.v1"]) as connection:
+            for direction, lines in groupby(spoken, key=lambda line: line[0]):
+                if direction == "→":
+                    for *_, said in lines:
+                        await connection.send_message(said)
+                    continue
+                # Answers to different requests may come in any order.
+                expected = [said for *_, said in lines]
+                for _ in range(len(expected)):
+                    with trio.fail_after(SECONDS):
+                        heard = str(await connection.get_message())
+                    meant = [said for said in expected if Shown(said).is_all([heard])]
+                    assert meant, f"heard {heard}"
+                    expected.remove(meant[0])
 
     async def _browse(self, url: str, text: str) -> None:
         """Return once the page at `url` shows `text`."""

@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from page_session import blocks, run_page
+from page_blocks import blocks
+from page_session import ROOT, run_page
 
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    ROOT / "README.md",
-    *sorted(
-        page for page in (ROOT / "docs").rglob("*.md") if not page.is_relative_to("docs/_build")
-    ),
-]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""The reference names all there is, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from page_session import ROOT
+
+import trio_watchbus
+import trio_watchbus.testing
+import trio_watchbus.web
+from trio_watchbus import Retention, _protocol
+from trio_watchbus._protocol._errors import Code
+from trio_watchbus.abc import WatchOptions
+from trio_watchbus.web import ServerOptions
+
+REFERENCE = ROOT / "docs/reference"
+PACKAGE = Path(trio_watchbus.__file__).parent
+
+
+def page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text()
+
+
+def first_column(text: str) -> set[str]:
+    """What stands in backticks in the first column of the tables in `text`."""
+    rows = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def section(text: str, title: str) -> str:
+    """What stands under the heading `title`, up to the next of its level."""
+    return re.split(r"^## ", text.partition(f"\n## {title}\n")[2], flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "pages"),
+    [
+        ("trio_watchbus", ["api", "errors"]),
+        ("trio_watchbus.abc", ["api"]),
+        ("trio_watchbus.web", ["web"]),
+    ],
+)
+def test_every_public_name_is_documented(module: str, pages: list[str]) -> None:
+    names = {f"{module}.{name}" for name in import_module(module).__all__}
+    documented = set(re.findall(r"^\.\. auto\w+:: (\S+)", "".join(map(page, pages)), re.MULTILINE))
+    assert {name for name in names if not inspect.ismodule(import_name(name))} <= documented
+
+
+def import_name(name: str) -> object:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+def codes_of_refusals() -> set[str]:
+    """The codes of all refusals in the text of the package, `invalid_history` aside."""
+    found = set()
+    for path in (PACKAGE / "web").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "Refusal"
+                and isinstance(node.args[1], ast.Constant)
+            ):
+                found.add(str(node.args[1].value))
+    return found
+
+
+def test_every_code_of_an_http_error_is_documented() -> None:
+    rows = re.findall(r"^\| \d{3} \| (.*?) \|", page("errors"), re.MULTILINE)
+    documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    # Made of the name of the parameter; and the framework's.
+    assert documented == codes_of_refusals() | {
+        "invalid_history",
+        "method_not_allowed",
+        "not_found",
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "frames"),
+    [("What a client sends", _protocol.Request), ("What a server sends", _protocol.Answer)],
+)
+def test_every_frame_and_field_of_the_protocol_is_documented(title: str, frames: object) -> None:
+    documented = section(page("protocol"), title)
+    rows = {
+        row[1]: set(re.findall(r"`(\w+)`", row[0]))
+        for row in re.finditer(r"^\| `(\w+)` \| .*$", documented, re.MULTILINE)
+    }
+    kinds = {kind.__struct_config__.tag: kind for kind in get_args(frames)}
+    assert set(rows) == set(kinds)
+    for tag, kind in kinds.items():
+        assert set(kind.__struct_fields__) <= rows[tag] | {tag}, tag
+
+
+def test_every_code_of_a_protocol_error_is_documented() -> None:
+    assert first_column(section(page("protocol"), "Error codes")) == set(get_args(Code))
+
+
+def test_every_close_code_is_documented() -> None:
+    rows = re.findall(r"^\| (\d{4}) \|", section(page("protocol"), "Close codes"), re.MULTILINE)
+    assert set(map(int, rows)) == set(_protocol.CloseCode)
+
+
+def test_every_setting_is_documented() -> None:
+    documented = first_column(page("settings"))
+    settings = {f"retention.{field.name}" for field in dataclasses.fields(Retention)}
+    settings |= {field.name for field in dataclasses.fields(ServerOptions)}
+    settings |= set(WatchOptions.__annotations__)
+    for function in (trio_watchbus.InMemoryWatchBus, trio_watchbus.open_redis_watchbus):
+        settings |= set(inspect.signature(function).parameters)
+    settings -= {"retention", "url_or_client"}
+    assert documented == settings
+
+
+def test_the_defaults_in_the_reference_are_those_of_the_code() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+)(?: s)? \|", page("settings"), re.MULTILINE))
+    assert len(rows) > 5
+    defaults = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
+    for name, shown in rows.items():
+        if name in defaults:
+            assert float(shown.replace(",", "")) == defaults[name], name

@@ -158,12 +158,13 @@ class Client:
         lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items())]
         await self.send("\r\n".join([*lines, "", ""]).encode("latin1") + body)
 
-    async def stream_events(self, target: str, **headers: str) -> None:
-        """Ask for a stream, and read its head."""
+    async def stream_events(self, target: str, **headers: str) -> Event:
+        """Ask for a stream; return its first event, after which the watch is open."""
         await self.request(target, headers=headers)
         head = await self.head()
         assert head.status == 200, head
         assert head.headers["content-type"] == "text/event-stream"
+        return await self.event()
 
     async def event(self) -> Event:
         """Return the next event of a stream, also one without data; or raise that it has ended."""
@@ -195,10 +196,11 @@ class Client:
 
     async def message_event(self) -> Event:
         """Return the next event that is no bookmark."""
-        while True:
-            event = await self.event()
-            if event.data is not None:
-                return event
+        with trio.fail_after(SECONDS):
+            while True:
+                event = await self.event()
+                if event.data is not None:
+                    return event
 
     # WebSocket
 

@@ -85,6 +85,8 @@ class WatchBusBlueprint(Blueprint):
 
     async def _check_request(self) -> None:
         self._access.check(request)
+        if "Content-Length" in request.headers and "Transfer-Encoding" in request.headers:
+            raise Refusal(400, "ambiguous_body", "a body has a length or is chunked, not both")
 
     async def _check_websocket(self) -> None:
         self._access.check(websocket)
@@ -204,6 +206,9 @@ async def answer_error(error: Exception) -> Response:
         else:
             logger.error("a request failed", exc_info=error)
             refusal = Refusal(500, "internal", "a fault of the server; it has been logged")
+    if refusal.code == "ambiguous_body":
+        # What a proxy before this server took for the next request may be in it.
+        headers["Connection"] = "close"
     if refusal.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER)
     fields = {"error": {"code": refusal.code, "detail": refusal.detail}}

@@ -16,8 +16,9 @@ from ._errors import (
 from ._memory import InMemoryWatchBus
 from ._message import Message
 from ._open import open_watchbus
+from ._redis._bus import RedisWatchBus, open_redis_watchbus
 from ._retention import Retention
-from ._statistics import BusStatistics, WatchStatistics
+from ._statistics import BusStatistics, RedisBusStatistics, WatchStatistics
 
 __all__ = [
     "BusStatistics",
@@ -29,11 +30,14 @@ __all__ = [
     "Message",
     "MessageTooLargeError",
     "PublishUnknownError",
+    "RedisBusStatistics",
+    "RedisWatchBus",
     "Retention",
     "WatchBusError",
     "WatchLaggedError",
     "WatchStatistics",
     "abc",
+    "open_redis_watchbus",
     "open_watchbus",
 ]
 

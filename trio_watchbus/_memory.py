@@ -15,7 +15,7 @@ from ._core._dispatcher import Dispatcher
 from ._core._journal import KeyHistory
 from ._core._watch import BufferedWatch
 from ._keys import check_key, check_prefix
-from ._message import MAX_MESSAGE_SIZE, Message, check_data
+from ._message import MAX_MESSAGE_SIZE, Message, check_data, check_publication
 from ._request import WatchRequest
 from ._retention import Retention
 from ._statistics import BusStatistics
@@ -74,7 +74,7 @@ class InMemoryWatchBus(WatchBus):
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.
         if key not in self._routes or self._closed or idempotency_key is not None:
-            checked = [self._checked((key, data))]
+            checked = [check_publication((key, data), self.max_message_size)]
             return self._publish_all(checked, idempotency_key)[0]
         if type(data) is not bytes or len(data) > self.max_message_size:
             data = check_data(data, self.max_message_size)
@@ -89,14 +89,18 @@ class InMemoryWatchBus(WatchBus):
         self, prefix: str, data: bytes, *, idempotency_key: str | None = None
     ) -> str:
         """As `publish_prefix`, but synchronous and not a checkpoint."""
-        return self._publish_all([self._checked((prefix, data, True))], idempotency_key)[0]
+        return self._publish_all(
+            [check_publication((prefix, data, True), self.max_message_size)], idempotency_key
+        )[0]
 
     @enable_ki_protection
     def publish_many_nowait(
         self, messages: Iterable[Publication], *, idempotency_key: str | None = None
     ) -> list[str]:
         """As `publish_many`, but synchronous and not a checkpoint."""
-        return self._publish_all([self._checked(item) for item in messages], idempotency_key)
+        return self._publish_all(
+            [check_publication(item, self.max_message_size) for item in messages], idempotency_key
+        )
 
     async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
         await self._pass_turn()
@@ -163,15 +167,6 @@ class InMemoryWatchBus(WatchBus):
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this bus is closed")
-
-    def _checked(self, item: Publication) -> tuple[str, bytes, bool]:
-        """Return `item` with its third part, if it can be published."""
-        try:
-            key, data, is_prefix = item if len(item) == 3 else (*item, False)
-        except (TypeError, ValueError):
-            raise TypeError("an item of a batch is (key, data) or (prefix, data, True)") from None
-        (check_prefix if is_prefix else check_key)(key)
-        return key, check_data(data, self.max_message_size), bool(is_prefix)
 
     def _publish_all(
         self, messages: list[tuple[str, bytes, bool]], idempotency_key: str | None

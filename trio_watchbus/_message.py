@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ._errors import InvalidPositionError, MessageTooLargeError
+from ._keys import check_key, check_prefix
 
 MAX_MESSAGE_SIZE = 1024 * 1024
 """Bytes of data in one message unless a bus is told otherwise: as in NATS, and small enough that
@@ -84,3 +85,19 @@ def check_data(data: object, max_message_size: int) -> bytes:
             f"the data has {len(data)} bytes, and this bus takes at most {max_message_size}"
         )
     return data
+
+
+def check_publication(item: Any, max_message_size: int) -> tuple[str, bytes, bool]:
+    """Return an item of a batch with its third part, whether it is to a prefix, and its own data.
+
+    Raises:
+        TypeError: it is not ``(key, data)`` or ``(prefix, data, True)``, or a part of it is wrong.
+        InvalidKeyError: the key or prefix is none.
+        MessageTooLargeError: the data is longer than `max_message_size` bytes.
+    """
+    try:
+        key, data, is_prefix = item if len(item) == 3 else (*item, False)
+    except (TypeError, ValueError):
+        raise TypeError("an item of a batch is (key, data) or (prefix, data, True)") from None
+    (check_prefix if is_prefix else check_key)(key)
+    return key, check_data(data, max_message_size), bool(is_prefix)

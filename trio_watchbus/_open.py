@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ._memory import InMemoryWatchBus
+from ._redis._bus import open_redis_watchbus
 from .abc import WatchBus
 
 
@@ -14,12 +15,13 @@ def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[Watch
     """Return the bus that `url` names, to be entered with ``async with``.
 
     Args:
-        url: ``memory://``.
-        **options: passed on: see `InMemoryWatchBus`.
+        url: ``memory://``, ``redis://…``, ``rediss://…`` or ``unix://…``.
+        **options: passed on: see `InMemoryWatchBus` and `open_redis_watchbus`.
 
     Raises:
         TypeError: `url` is not a ``str``, or an option is unknown.
         ValueError: no bus has such a URL.
+        ImportError: what the bus needs is not installed; it says what.
     """
     if not isinstance(url, str):
         raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
@@ -28,4 +30,8 @@ def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[Watch
         if url != "memory://":
             raise ValueError("memory:// takes nothing after it; pass options as arguments")
         return InMemoryWatchBus(**options)
-    raise ValueError(f"no bus has the URL scheme {scheme!r}; known is memory")
+    if scheme in ("redis", "rediss", "unix"):
+        return open_redis_watchbus(url, **options)
+    raise ValueError(
+        f"no bus has the URL scheme {scheme!r}; known are memory, redis, rediss and unix"
+    )

@@ -46,3 +46,40 @@ class BusStatistics:
     journal_messages: int
     journal_bytes: int
     kept_keys: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisBusStatistics(BusStatistics):
+    """What a bus over Redis holds in this process now, and how it is connected.
+
+    What it keeps of each key is in Redis, so that `kept_keys` is 0.
+
+    Attributes:
+        connected_since: when the reader last connected, in seconds since 1970, UTC; None while it
+            is not connected.
+        reconnects: how often the reader has connected again since the bus was opened.
+        behind: messages that Redis is known to have and that were not handed on yet; as of the
+            last read.
+        skipped_entries: entries in the log that were none of a bus's, and were passed over.
+    """
+
+    connected_since: float | None
+    reconnects: int
+    behind: int
+    skipped_entries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBusStatistics(BusStatistics):
+    """What a remote bus holds in this process now, and how it is connected.
+
+    What is kept is at the server: of journal, keys and trie there is nothing here.
+
+    Attributes:
+        connected_since: when it last connected, in seconds since 1970, UTC; None while it is not
+            connected.
+        reconnects: how often it has connected again since it was opened.
+    """
+
+    connected_since: float | None
+    reconnects: int

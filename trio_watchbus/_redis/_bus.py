@@ -1,0 +1,463 @@
+"""The bus over Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from itertools import islice
+from secrets import token_hex
+from typing import TYPE_CHECKING, final
+
+import trio
+from trio.lowlevel import checkpoint
+
+from .._backoff import Backoff
+from .._core._watch import BufferedWatch
+from .._errors import BusUnavailableError, HistoryLostError
+from .._keys import check_key, check_prefix
+from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
+from .._request import WatchRequest
+from .._retention import Retention
+from .._statistics import RedisBusStatistics
+from ..abc import Publication, WatchBus
+from ._index import Index
+from ._layout import Facts, Names, read_log, read_stream
+from ._line import PAUSES
+from ._mirror import Mirror
+from ._publisher import Publisher, Publishing
+from ._queries import Queries
+from ._reader import Reader
+from ._trouble import HopelessError, TroubleError
+
+if TYPE_CHECKING:
+    import redis
+
+    from ._connection import Link
+
+_READ_TIMEOUT = 5.0
+"""Seconds in which Redis has to answer the reader, which it asks to wait for less than one."""
+
+_LONGEST_ANSWER = 5.0
+"""Seconds in which Redis has to answer anything else, so that it is asked again on another
+connection; a third of the time that callers wait where that is less."""
+
+_FAREWELL_SECONDS = 0.3
+"""How long leaving the bus waits until Redis has taken this process out of the index; after that
+its lease ends by itself."""
+
+_MESSAGES_A_BATCH = 100_000
+"""Messages in one batch: Redis stores so many in about a second, in which it does nothing else."""
+
+_PAGE = 500
+"""Entries or streams that are asked for at once: a trip for each would take ten times as long, and
+the answer to more would hold others up."""
+
+
+def open_redis_watchbus(
+    url_or_client: str | redis.Redis,
+    *,
+    namespace: str = "watchbus",
+    retention: Retention | None = None,
+    max_message_size: int = MAX_MESSAGE_SIZE,
+    publish_timeout: float = 10.0,
+) -> AbstractAsyncContextManager[RedisWatchBus]:
+    """Return a bus over Redis 6.2 or newer, or Valkey, to be entered with ``async with``.
+
+    Any number of processes may open it; all that use one namespace of one database share it. Each
+    has three connections and one thread that reads, however many watches there are. Opening it
+    reads the tail of the log into memory, so that clients that come back resume without Redis.
+
+    While Redis cannot be reached, watches wait and publishes are retried; it reconnects by
+    itself. What heals only by other settings (a wrong password, a missing permission, a name
+    that holds something else) ends the watches with `trio.BrokenResourceError`, cancels the body
+    of the ``async with``, and is raised there as a `BusUnavailableError`. Leaving it takes less
+    than a second, whatever Redis does.
+
+    Args:
+        url_or_client: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` likewise over
+            TLS, ``unix:///path``; or a `redis.Redis` client, one from
+            `redis.sentinel.Sentinel.master_for` included: the bus makes connections of its own
+            in the same way, and leaves the client's pool alone.
+        namespace: what the names of all its keys in Redis start with; ``{watchbus}`` puts them
+            into one slot of a cluster.
+        retention: how much of the past it keeps; give all processes the same.
+        max_message_size: bytes of data that one message may have, at least 1.
+        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
+            opening a watch, and asking for something.
+
+    Raises:
+        ImportError: redis-py is not installed.
+        TypeError: an argument is of the wrong type.
+        ValueError: the URL is none, the client has ``decode_responses=True``, or another argument
+            is out of range.
+        BusUnavailableError: on entering: Redis cannot be reached within `publish_timeout`
+            seconds, or refuses; it says what.
+    """
+    try:
+        from ._connection import connection_maker  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "a bus over Redis needs redis-py: pip install 'trio-watchbus[redis]'"
+        ) from error
+    if max_message_size < 1:
+        raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
+    if not publish_timeout > 0:
+        raise ValueError(f"publish_timeout must be above 0 s, not {publish_timeout}")
+    name = f"watchbus-{token_hex(6)}"
+    answer_timeout = min(_LONGEST_ANSWER, publish_timeout / 3)
+    bus = RedisWatchBus(
+        connection_maker(url_or_client, timeout=_READ_TIMEOUT, name=name),
+        connection_maker(url_or_client, timeout=answer_timeout, name=name),
+        names=Names(namespace),
+        retention=Retention() if retention is None else retention,
+        max_message_size=max_message_size,
+        timeout=publish_timeout,
+    )
+    return _opened(bus)
+
+
+@final
+class RedisWatchBus(WatchBus):
+    """A bus over Redis, shared by any number of processes. Made by `open_redis_watchbus`."""
+
+    def __init__(
+        self,
+        reading: Callable[[], Link],
+        asking: Callable[[], Link],
+        *,
+        names: Names,
+        retention: Retention,
+        max_message_size: int,
+        timeout: float,
+    ) -> None:
+        self.max_message_size = max_message_size
+        self._names = names
+        self._timeout = timeout
+        self._process = token_hex(8)
+        self._links = [reading(), asking(), asking()]
+        limiters = [trio.CapacityLimiter(1) for _ in self._links]
+        (read, publish, query) = zip(self._links, limiters, strict=True)
+        self._publisher = Publisher(
+            *publish, timeout, names=names, retention=retention, process=self._process
+        )
+        # These two take turns on one connection.
+        self._queries = Queries(*query, timeout)
+        self._index = Index(*query, timeout, names=names, process=self._process)
+        self._lines = (self._publisher, self._queries, self._index)
+        self._reader: Reader[Mirror] = Reader(
+            *read,
+            names=names,
+            retention=retention,
+            make_dispatcher=partial(Mirror, left=self._index.leave),
+        )
+        self._closed = False
+        self._failure: Exception | None = None
+        self._body = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        state = (
+            "failed"
+            if self._failure is not None
+            else "closed"
+            if self._closed
+            else "disconnected"
+            if self._reader.connected_since is None
+            else f"{len(self._mirror.watches)} watches"
+        )
+        return f"<RedisWatchBus at {self.position}: {state}>"
+
+    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+        check_key(key)
+        message = (key, check_data(data, self.max_message_size), False)
+        return (await self._publish([message], idempotency_key))[0]
+
+    async def publish_prefix(
+        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+    ) -> str:
+        check_prefix(prefix)
+        message = (prefix, check_data(data, self.max_message_size), True)
+        return (await self._publish([message], idempotency_key))[0]
+
+    async def publish_many(
+        self, messages: Iterable[Publication], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        """As in `WatchBus`; a batch has at most 100,000 messages, else it is a `ValueError`."""
+        batch = [check_publication(item, self.max_message_size) for item in messages]
+        if len(batch) > _MESSAGES_A_BATCH:
+            raise ValueError(f"a batch has at most {_MESSAGES_A_BATCH} messages, not {len(batch)}")
+        return await self._publish(batch, idempotency_key)
+
+    async def latest(self, key: str) -> Message | None:
+        check_key(key)
+        [entries] = await self._queries.ask(
+            [("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", 1)]
+        )
+        found = read_stream(key, entries)
+        return found[0] if found else None
+
+    async def watched_keys(self, prefix: str = "") -> frozenset[str]:
+        check_prefix(prefix)
+        if not self._index.up_to_date:
+            await self._index.ask(None)
+        [members] = await self._queries.ask([self._names.script("watched")])
+        start = prefix.encode()
+        return frozenset(member.decode() for member in members if member.startswith(start))
+
+    @property
+    def position(self) -> str:
+        return str(self._mirror.position)
+
+    def statistics(self) -> RedisBusStatistics:
+        mirror, reader = self._mirror, self._reader
+        return RedisBusStatistics(
+            connected=not self._closed and reader.connected_since is not None,
+            watches=len(mirror.watches),
+            watched_keys=len(mirror.keys),
+            watched_prefixes=len(mirror.prefixes),
+            trie_nodes=mirror.keys.nodes + mirror.prefixes.nodes,
+            journal_messages=len(mirror.journal),
+            journal_bytes=mirror.journal.bytes,
+            kept_keys=0,
+            connected_since=reader.connected_since,
+            reconnects=reader.reconnects,
+            behind=reader.behind,
+            skipped_entries=reader.skipped,
+        )
+
+    def close(self) -> None:
+        self._end(None)
+
+    @property
+    def _mirror(self) -> Mirror:
+        return self._reader.dispatcher
+
+    # Opening and ending
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        """Connect and fill the journal.
+
+        Raises:
+            TroubleError: Redis refuses.
+            BusUnavailableError: it cannot be reached in time.
+        """
+        deadline = trio.current_time() + self._timeout
+        backoff = Backoff(*PAUSES)
+        facts: Facts | None = None
+        while facts is None:
+            try:
+                facts = await self._reader.start()
+                for line in self._lines:
+                    await line.connect()
+            except HopelessError:
+                raise
+            except TroubleError as trouble:
+                if trio.current_time() >= deadline:
+                    raise BusUnavailableError(f"Redis cannot be reached: {trouble}") from trouble
+                await backoff.pause()
+        for line in self._lines:
+            nursery.start_soon(self._guard, line.run)
+            nursery.start_soon(line.expire)
+        nursery.start_soon(self._guard, self._reader.run)
+        nursery.start_soon(self._guard, self._index.keep)
+        with trio.move_on_at(deadline):
+            await self._reader.runs.wait()
+            await self._reader.reach(facts)
+
+    async def _guard(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a background task; its failure is the bus's."""
+        try:
+            await function()
+        except HopelessError as trouble:
+            self._end(_hopeless(trouble))
+        except Exception as error:
+            # What a task asked for when the bus was closed.
+            if self._closed:
+                return
+            self._end(error)
+            raise
+
+    async def _cut_when_cancelled(self) -> None:
+        """Wake the threads, which no cancel reaches, when the bus is left."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            for link in self._links:
+                link.end()
+
+    async def _leave(self) -> None:
+        """Take this process out of the index, if Redis is there."""
+        if self._failure is None and self._reader.connected_since is not None:
+            with trio.move_on_after(_FAREWELL_SECONDS, shield=True):
+                await self._index.say_farewell()
+
+    def _end(self, failure: Exception | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._failure = failure
+        self._mirror.close(failure)
+        for line in self._lines:
+            line.close(self._ending)
+        if failure is not None:
+            self._body.cancel()
+
+    def _ending(self) -> Exception:
+        if self._failure is not None:
+            broken = trio.BrokenResourceError("the bus failed for good; see the cause")
+            broken.__cause__ = self._failure
+            return broken
+        return trio.ClosedResourceError("this bus is closed")
+
+    # Publishing
+
+    async def _publish(
+        self, messages: list[tuple[str, bytes, bool]], idempotency_key: str | None
+    ) -> list[str]:
+        if idempotency_key is not None:
+            check_key(idempotency_key, "idempotency key")
+        if not messages:
+            await checkpoint()
+            if self._closed:
+                raise self._ending()
+            return []
+        return await self._publisher.ask(Publishing(messages, idempotency_key))
+
+    # Watching
+
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        facts = await self._index.enter(request.keys)
+        try:
+            with trio.fail_after(self._timeout):
+                return await self._register(request, facts)
+        except trio.TooSlowError:
+            self._index.leave(request.keys)
+            raise BusUnavailableError(
+                f"the log could not be read up to its end in {self._timeout:g} s"
+            ) from None
+        except BaseException:
+            self._index.leave(request.keys)
+            raise
+
+    async def _register(self, request: WatchRequest, facts: Facts) -> BufferedWatch:
+        """Add a watch once all that was stored before `facts` was handed on."""
+        while True:
+            while not await self._reader.reach(facts):
+                facts = await self._index.ask(None)
+            if self._closed:
+                raise self._ending()
+            if request.history:
+                earlier = await self._history(request, facts)
+                try:
+                    after = Position(facts.epoch, facts.newest)
+                    return self._mirror.register_after(request, earlier, after)
+                except HistoryLostError:
+                    # So much came meanwhile that it is no longer held.
+                    facts = await self._index.ask(None)
+            elif request.after is None or request.after.sequence >= self._mirror.oldest.sequence:
+                return self._mirror.register(request, request.after)
+            else:
+                earlier, after = await self._older(request, request.after, facts)
+                return self._mirror.register_after(request, earlier, after)
+
+    async def _history(self, request: WatchRequest, facts: Facts) -> list[Message]:
+        """Return the newest messages up to `facts` of each key that `request` covers."""
+        keys = dict.fromkeys(request.keys)
+        for prefix in request.prefixes:
+            start = prefix.encode()
+            [names] = await self._queries.ask(
+                [("ZRANGEBYLEX", self._names.keys, b"[" + start, b"(" + start + b"\xff")]
+            )
+            keys.update(dict.fromkeys(name.decode() for name in names))
+        found: list[Message] = []
+        for at in range(0, len(keys), _PAGE):
+            page = list(islice(keys, at, at + _PAGE))
+            streams = await self._queries.ask(
+                [
+                    ("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", request.history)
+                    for key in page
+                ]
+            )
+            for key, entries in zip(page, streams, strict=True):
+                found += read_stream(key, entries)
+        numbered = [(Position.parse(message.id).sequence, message) for message in found]
+        return [
+            message
+            for number, message in sorted(numbered, key=lambda item: item[0])
+            # What is newer comes from the journal.
+            if number <= facts.newest
+        ]
+
+    async def _older(
+        self, request: WatchRequest, after: Position, facts: Facts
+    ) -> tuple[list[Message], Position]:
+        """Return the matching messages after `after`, up to a position that the journal holds.
+
+        Raises:
+            HistoryLostError: they are not all in the log.
+        """
+        self._check_epoch(after, facts)
+        found: list[Message] = []
+        number = after.sequence
+        while number < self._mirror.oldest.sequence:
+            entries, then = await self._queries.ask(
+                [
+                    ("XRANGE", self._names.log, f"{number + 1}-0", "+", "COUNT", _PAGE),
+                    ("HMGET", self._names.meta, "epoch", "start", "seq"),
+                ]
+            )
+            if not all(then):
+                raise HistoryLostError("epoch", str(self._mirror.oldest))
+            # Asked for after the entries, so that these are of its epoch.
+            self._check_epoch(after, Facts.read(*then))
+            runs = read_log(entries, after.epoch).runs
+            if not runs or runs[0][0] != number + 1:
+                oldest = Position(after.epoch, runs[0][0] - 1) if runs else self._mirror.oldest
+                raise HistoryLostError("trimmed", str(oldest))
+            _, messages = runs[0]
+            found += request.select(messages)
+            number += len(messages)
+        return found, Position(after.epoch, number)
+
+    def _check_epoch(self, after: Position, facts: Facts) -> None:
+        if after.epoch != facts.epoch:
+            raise HistoryLostError("epoch", str(self._mirror.oldest))
+        if after.sequence < facts.start:
+            raise HistoryLostError("trimmed", str(Position(facts.epoch, facts.start)))
+
+
+@asynccontextmanager
+async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
+    """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bus._cut_when_cancelled)
+        try:
+            await bus._start(nursery)
+            try:
+                with bus._body:
+                    yield bus
+            finally:
+                await bus._leave()
+                bus.close()
+        except HopelessError as trouble:
+            error = _hopeless(trouble)
+        except BaseException as raised:  # noqa: BLE001
+            error = raised
+        nursery.cancel_scope.cancel()
+    for link in bus._links:
+        link.disconnect()
+    failure = bus._failure
+    if failure is not None and (
+        error is None
+        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
+    ):
+        raise failure
+    if error is not None:
+        raise error
+
+
+def _hopeless(trouble: HopelessError) -> BusUnavailableError:
+    error = BusUnavailableError(f"Redis refuses, and will until its settings change: {trouble}")
+    error.__cause__ = trouble
+    return error

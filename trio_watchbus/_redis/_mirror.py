@@ -1,0 +1,52 @@
+"""The core of a bus over Redis: what each process has of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import final
+
+from .._core._dispatcher import Dispatcher
+from .._core._watch import BufferedWatch
+from .._message import Message, Position
+from .._request import WatchRequest
+from .._retention import Retention
+
+
+@final
+class Mirror(Dispatcher):
+    """A dispatcher that tells which keys are no longer watched by one that closed.
+
+    Args:
+        left: called with the keys of each watch that is closed.
+    """
+
+    def __init__(
+        self,
+        epoch: str,
+        retention: Retention,
+        last: int,
+        left: Callable[[Collection[str]], None],
+    ) -> None:
+        super().__init__(epoch, retention, last)
+        self._left = left
+
+    def unregister(self, watch: BufferedWatch) -> None:
+        super().unregister(watch)
+        self._left(watch.request.keys)
+
+    def register_after(
+        self, request: WatchRequest, earlier: Iterable[Message], after: Position
+    ) -> BufferedWatch:
+        """Add a watch that gets `earlier` first, and then what came after `after`.
+
+        Raises:
+            HistoryLostError: not everything after `after` is held; nothing was added.
+        """
+        self.check(after)
+        watch = self.register(request)
+        watch.load(earlier)
+        unread = len(request.select(self.journal.since(after.sequence)))
+        if unread:
+            watch.fall_behind(after.sequence)
+            watch.unread = unread
+        return watch

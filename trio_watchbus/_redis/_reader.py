@@ -1,0 +1,286 @@
+"""The one reader of a process: mirrors the log into the core."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import trio
+from trio.lowlevel import checkpoint
+
+from .._backoff import Backoff
+from .._core._dispatcher import Dispatcher
+from .._retention import Retention
+from ._layout import Command, Facts, Names, Page, number_of, read_log
+from ._line import PAUSES
+from ._trouble import BusyError, HopelessError, RefusedError, TroubleError
+
+if TYPE_CHECKING:
+    from ._connection import Link
+
+D = TypeVar("D", bound=Dispatcher)
+
+_BLOCK_MILLISECONDS = 500
+"""How long Redis lets a read wait. At the end of a quiet one the reader looks whether the log is
+still the one that it knows, so that a flush is noticed within this time."""
+
+_PAGE_BYTES = 1024 * 1024
+"""Bytes of data that one read is to give: much for one trip, little to hold beside the journal."""
+
+_PAGE_ENTRIES = 2000
+"""Entries in one read at most: some milliseconds of parsing, in which no other thread runs."""
+
+_MESSAGES_A_TURN = 64
+"""Messages handed on before other tasks run: as many as a watch receives."""
+
+
+class _State(NamedTuple):
+    """What the script says of the log.
+
+    Attributes:
+        facts: the facts.
+        oldest: the oldest number in the log, or None where it is empty.
+        entry: the fields of the entry with the number that was asked for, or None.
+    """
+
+    facts: Facts
+    oldest: int | None
+    entry: list[bytes] | None
+
+
+class Reader(Generic[D]):
+    """Reads the log with one blocking XREAD at a time, always from an explicit id.
+
+    Numbers are dense, so that a jump is a loss of that many. With each read it asks which epoch is
+    on, and after each reconnect, and whenever it is quiet, it reads the last entry that it handed
+    on again: if that differs, or is gone while older ones are there, or the numbering is behind
+    it, history was rewritten (by a flush, or a failover to a replica that lacked something). Then
+    the first process that sees it has the epoch replaced, and each tells its watches.
+
+    Attributes:
+        dispatcher: where messages go; there once `start` is through.
+        connected_since: the time, in seconds since 1970, or None while it is not connected.
+        reconnects: how often it lost its connection and has one again.
+        skipped: entries of the log that were none of ours.
+        runs: set once it reads.
+    """
+
+    dispatcher: D
+
+    def __init__(
+        self,
+        link: Link,
+        limiter: trio.CapacityLimiter,
+        *,
+        names: Names,
+        retention: Retention,
+        make_dispatcher: Callable[[str, Retention, int], D],
+    ) -> None:
+        self._link = link
+        self._limiter = limiter
+        self._names = names
+        self._retention = retention
+        self._make_dispatcher = make_dispatcher
+        self.connected_since: float | None = None
+        self.reconnects = 0
+        self.skipped = 0
+        self._cursor = b"0-0"
+        # The fields of the entry of the newest message, to know it again.
+        self._last: list[bytes] | None = None
+        # The newest number that Redis is known to have given.
+        self._newest = 0
+        self._entries = _PAGE_ENTRIES
+        self._progress = trio.Event()
+        self.runs = trio.Event()
+
+    @property
+    def behind(self) -> int:
+        """How many messages Redis is known to have that were not handed on yet."""
+        return max(0, self._newest - self.dispatcher.journal.last)
+
+    async def start(self) -> Facts:
+        """Connect, and find where to begin: far enough back to fill the journal.
+
+        Raises:
+            TroubleError: it failed; what is refused for good is told here already.
+        """
+        state = await trio.to_thread.run_sync(self._begin, limiter=self._limiter)
+        facts: Facts = state.facts
+        first = max(facts.start, facts.newest - self._retention.messages)
+        self.dispatcher = self._make_dispatcher(facts.epoch, self._retention, first)
+        self._cursor = b"%d-0" % first
+        self._newest = facts.newest
+        self.connected_since = time.time()
+        return facts
+
+    async def run(self) -> None:
+        """Read until cancelled; raises what is hopeless."""
+        backoff = Backoff(*PAUSES)
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._follow, backoff, limiter=self._limiter)
+            except HopelessError:
+                raise
+            except TroubleError:
+                self.connected_since = None
+                self._link.disconnect()
+            await backoff.pause()
+
+    async def reach(self, facts: Facts) -> bool:
+        """Wait until everything up to `facts` was handed on.
+
+        Returns:
+            False where they are of another epoch than the log is now, and so are out of date.
+        """
+        waited = False
+        while True:
+            if self.dispatcher.epoch == facts.epoch:
+                if self.dispatcher.journal.last >= facts.newest:
+                    return True
+            elif waited:
+                return False
+            await self._progress.wait()
+            waited = True
+
+    # In Trio, for the thread
+
+    def _connected(self) -> None:
+        self.runs.set()
+        if self.connected_since is None:
+            self.connected_since = time.time()
+            self.reconnects += 1
+
+    def _diverged(self, state: _State) -> bool:
+        """Whether the log is another than the one that was read so far, of the same epoch."""
+        if state.facts.epoch != self.dispatcher.epoch:
+            return False
+        last = self.dispatcher.journal.last
+        if state.facts.newest < last:
+            return True
+        if self._last is None:
+            return False
+        if state.entry is not None:
+            return state.entry != self._last
+        return state.oldest is not None and state.oldest <= last
+
+    def _take_state(self, state: _State) -> None:
+        """Go on in the log as it is now."""
+        epoch, start, newest = state.facts
+        if epoch != self.dispatcher.epoch:
+            self._lose(epoch, start, None)
+        self._newest = newest
+        self._advance()
+
+    async def _take_page(self, page: Page, facts: Facts | None) -> bool:
+        """Hand on what came; return whether to look if the log is the one that was read so far.
+
+        Args:
+            page: what was read.
+            facts: what was so after that; None where nothing was.
+        """
+        dispatcher = self.dispatcher
+        newest_before = self._newest
+        if facts is None or facts.epoch != dispatcher.epoch:
+            # Of which epoch these entries are, nobody can say.
+            return True
+        if page.cursor is not None:
+            await self._hand_on(page, page.cursor)
+        elif newest_before > dispatcher.journal.last:
+            # They were there before this read, and it did not find them.
+            missed = newest_before - dispatcher.journal.last
+            self._lose(dispatcher.epoch, newest_before, missed)
+        self._newest = facts.newest
+        self._advance()
+        return page.cursor is None or facts.newest < dispatcher.journal.last
+
+    async def _hand_on(self, page: Page, cursor: bytes) -> None:
+        dispatcher = self.dispatcher
+        accept = dispatcher.accept
+        size = 0
+        for first, messages in page.runs:
+            expected = dispatcher.journal.last + 1
+            if first > expected:
+                dispatcher.lose(dispatcher.epoch, first - 1, first - expected)
+            for at in range(0, len(messages), _MESSAGES_A_TURN):
+                for message in messages[at : at + _MESSAGES_A_TURN]:
+                    accept(message)
+                    size += len(message.data)
+                await checkpoint()
+        self._cursor = cursor
+        self._last = page.last or self._last
+        self.skipped += page.skipped
+        count = sum(len(messages) for _, messages in page.runs)
+        if size * 2 > _PAGE_BYTES:
+            self._entries = max(16, min(_PAGE_ENTRIES, _PAGE_BYTES * count // size))
+        else:
+            self._entries = min(_PAGE_ENTRIES, self._entries * 2)
+
+    def _lose(self, epoch: str, last: int, missed: int | None) -> None:
+        self.dispatcher.lose(epoch, last, missed)
+        self._cursor = b"%d-0" % last
+        self._last = None
+
+    def _advance(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+    # In the thread
+
+    def _begin(self) -> _State:
+        """Connect, and see that all that the bus does is permitted, and all names are its own."""
+        try:
+            self._ask(self._names.script("probe"))
+        except RefusedError as refusal:
+            # What it cannot write now, for want of memory say, it may later.
+            if isinstance(refusal, (HopelessError, BusyError)):
+                raise
+        return self._look("", 0)
+
+    def _follow(self, backoff: Backoff) -> None:
+        """Read for as long as the connection holds."""
+        self._agree()
+        trio.from_thread.run_sync(self._connected)
+        backoff.reset()
+        while True:
+            page, facts = self._read()
+            if trio.from_thread.run(self._take_page, page, facts):
+                self._agree()
+
+    def _agree(self) -> None:
+        """See whether the log is the one that was read so far; if not, start with the new one."""
+        dispatcher = self.dispatcher
+        last = dispatcher.journal.last
+        state = self._look("", last)
+        if trio.from_thread.run_sync(self._diverged, state):
+            state = self._look(dispatcher.epoch, last)
+        trio.from_thread.run_sync(self._take_state, state)
+
+    def _look(self, diverged: str, last: int) -> _State:
+        """Ask for the state and entry `last`, having the epoch replaced if it is `diverged`."""
+        *facts, oldest, entry = self._ask(self._names.script("state", token_hex(6), diverged, last))
+        return _State(
+            Facts.read(*facts), number_of(oldest) if oldest else None, entry[1] if entry else None
+        )
+
+    def _ask(self, command: Command) -> Any:
+        [reply] = self._link.exchange(command)
+        if isinstance(reply, RefusedError):
+            raise reply
+        return reply
+
+    def _read(self) -> tuple[Page, Facts | None]:
+        """Read a page, waiting for it if nothing is known to be there, and the facts after it."""
+        block = (
+            () if self._newest > self.dispatcher.journal.last else ("BLOCK", _BLOCK_MILLISECONDS)
+        )
+        streams, facts = replies = self._link.exchange(
+            ("XREAD", "COUNT", self._entries, *block, "STREAMS", self._names.log, self._cursor),
+            ("HMGET", self._names.meta, "epoch", "start", "seq"),
+        )
+        for reply in replies:
+            if isinstance(reply, RefusedError):
+                raise reply
+        page = read_log(streams[0][1] if streams else (), self.dispatcher.epoch)
+        return page, Facts.read(*facts) if all(facts) else None

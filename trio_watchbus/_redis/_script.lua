@@ -1,0 +1,443 @@
+-- All that must happen at once in Redis, as one script: ARGV[1] names the operation.
+--
+-- KEYS[1] is the namespace's hash of facts, `N:meta`; every other name is made from it, so that
+-- `{N}` keeps them all in one slot.
+--
+--   N:meta            hash: epoch; start, the number after which it counts; seq, the newest
+--                     number; bytes, of keys and data ever published in this epoch
+--   N:log             stream of all messages, entry id `number-0`: k key or p prefix, d data,
+--                     t milliseconds since 1970
+--   N:marks           list of `number bytes milliseconds`, oldest first: places to which the log
+--                     can be trimmed, some 64 to what it keeps
+--   N:key:<key>       stream of that key's newest messages, same entry ids: data, t, and the
+--                     epoch e, as these outlive it
+--   N:recent          sorted set of the keys that have such a stream, by their newest number
+--   N:keys            the same keys, all with score 0, so in the order of their bytes
+--   N:idem:<key>      what the publish under that idempotency key got: `id` or `id*count`
+--   N:publisher:<id>  the number of the newest call that this publisher made, and its answer
+--   N:index           set of the keys that anyone watches
+--   N:processes       sorted set of the processes that watch, by the time when their lease ends
+--   N:process:<id>    set of the keys that this process watches
+--
+-- What can fail is read before anything is written. Redis refuses at the first write, and only
+-- there, what takes memory that it may not take: so the first write is of that kind, and nothing
+-- is ever half done.
+
+local META = KEYS[1]
+local NAMESPACE = string.sub(META, 1, -5) -- what `meta` follows, with its colon
+local LOG = NAMESPACE .. 'log'
+local MARKS = NAMESPACE .. 'marks'
+local KEY = NAMESPACE .. 'key:'
+local RECENT = NAMESPACE .. 'recent'
+local NAMES = NAMESPACE .. 'keys'
+local IDEMPOTENCY = NAMESPACE .. 'idem:'
+local PUBLISHER = NAMESPACE .. 'publisher:'
+local INDEX = NAMESPACE .. 'index'
+local PROCESSES = NAMESPACE .. 'processes'
+local PROCESS = NAMESPACE .. 'process:'
+
+local call = redis.call
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function milliseconds()
+  local time = call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function facts()
+  local held = call('HMGET', META, 'epoch', 'start', 'seq', 'bytes')
+  if not held[1] then
+    return nil
+  end
+  return {
+    epoch = held[1],
+    start = tonumber(held[2]) or 0,
+    seq = tonumber(held[3]) or 0,
+    bytes = tonumber(held[4]) or 0,
+  }
+end
+
+-- Starts an epoch, above every number that is left of earlier ones.
+local function begin(epoch)
+  local last = 0
+  if call('EXISTS', LOG) == 1 then
+    local info = call('XINFO', 'STREAM', LOG)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' then
+        last = tonumber(string.match(info[i + 1], '^%d+'))
+      end
+    end
+  end
+  local newest = call('ZREVRANGE', RECENT, 0, 0, 'WITHSCORES')
+  if newest[2] then
+    last = math.max(last, tonumber(newest[2]))
+  end
+  call('HSET', META, 'epoch', epoch, 'start', whole(last), 'seq', whole(last), 'bytes', '0')
+  call('DEL', MARKS)
+  call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(milliseconds()))
+  return { epoch = epoch, start = last, seq = last, bytes = 0 }
+end
+
+local function answer(held, ...)
+  return { held.epoch, whole(held.start), whole(held.seq), ... }
+end
+
+-- publish EPOCH PUBLISHER CALL UNSETTLED PER_KEY KEYS MESSAGES BYTES MILLISECONDS REMEMBER, then
+-- for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
+--
+-- Answers with one word for each publish: `id`, or `id*count` with the first one's id, of what it
+-- or the one before under its idempotency key got; `!WRONGTYPE` where it alone is refused.
+--
+-- A publisher makes one call at a time and numbers them. Its newest is remembered with its
+-- answer, so that the same call, sent again because no answer came, is not done again, and one
+-- that was given up is not done late, after its successors. UNSETTLED says that the call before
+-- was given up: if it was done after all, what it got is filed under the idempotency keys that
+-- its callers were told.
+
+local function unanswered_key(publisher, number, place)
+  return 'unanswered.' .. publisher .. '.' .. number .. '.' .. place
+end
+
+local function words(record)
+  local found = {}
+  for word in string.gmatch(record, '%S+') do
+    found[#found + 1] = word
+  end
+  return tonumber(table.remove(found, 1)), found
+end
+
+local function published_before(idempotency_key, remember)
+  local got = call('GET', IDEMPOTENCY .. idempotency_key)
+  if got then
+    return got
+  end
+  local publisher, number, place =
+    string.match(idempotency_key, '^unanswered%.(%w+)%.(%d+)%.(%d+)$')
+  if not publisher then
+    return nil
+  end
+  number = tonumber(number)
+  local record = call('GET', PUBLISHER .. publisher)
+  local done, got_then = 0, {}
+  if record then
+    done, got_then = words(record)
+  end
+  if done == number then
+    return got_then[tonumber(place)]
+  end
+  if done < number then
+    -- It was not done, and now never will be.
+    call('SET', PUBLISHER .. publisher, whole(number), 'PX', remember)
+  end
+  return nil
+end
+
+local function publish()
+  local candidate, publisher, number, unsettled = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+  local per_key, keys_bound = tonumber(ARGV[6]), tonumber(ARGV[7])
+  local messages_bound, bytes_bound = tonumber(ARGV[8]), tonumber(ARGV[9])
+  local age_bound, remember = tonumber(ARGV[10]), ARGV[11]
+
+  local record = call('GET', PUBLISHER .. publisher)
+  if record then
+    local done, got = words(record)
+    if done == number then
+      return table.concat(got, ' ')
+    end
+    if done > number then
+      return redis.error_reply('STALE a later call of this publisher was done')
+    end
+    if unsettled == '1' then
+      for place, word in ipairs(got) do
+        call(
+          'SET', IDEMPOTENCY .. unanswered_key(publisher, whole(done), place), word,
+          'PX', remember
+        )
+      end
+    end
+  end
+
+  -- Reads that fail where one of these is of another type.
+  local mark = call('LINDEX', MARKS, -1)
+  local kept = call('ZCARD', RECENT)
+  call('ZCARD', NAMES)
+
+  local held = facts() or begin(candidate)
+  local now = whole(milliseconds())
+  local written = false
+
+  local function append(kind, key, data)
+    held.seq = held.seq + 1
+    local id = whole(held.seq) .. '-0'
+    local added = redis.pcall('XADD', LOG, id, kind, key, 'd', data, 't', now)
+    if type(added) == 'table' and added.err then
+      if written or not string.find(added.err, 'equal or smaller', 1, true) then
+        return added
+      end
+      -- Somebody else's entries are in the way: go on above them.
+      held = begin(candidate)
+      held.seq = held.seq + 1
+      id = whole(held.seq) .. '-0'
+      call('XADD', LOG, id, kind, key, 'd', data, 't', now)
+    end
+    written = true
+    held.bytes = held.bytes + #key + #data
+    if kind == 'k' and per_key > 0 then
+      local stream = KEY .. key
+      added = redis.pcall(
+        'XADD', stream, 'MAXLEN', per_key, id, 'data', data, 't', now, 'e', held.epoch
+      )
+      if type(added) == 'table' and added.err then
+        -- Left of a numbering of which nothing else is left.
+        call('DEL', stream)
+        call('XADD', stream, id, 'data', data, 't', now, 'e', held.epoch)
+      end
+      if call('ZADD', RECENT, whole(held.seq), key) == 1 then
+        call('ZADD', NAMES, 0, key)
+        kept = kept + 1
+      end
+    end
+  end
+
+  local results = {}
+  local at = 12
+  while at <= #ARGV do
+    local idempotency_key, count = ARGV[at], tonumber(ARGV[at + 1])
+    local first = at + 2
+    at = first + 3 * count
+    local result = idempotency_key ~= '' and published_before(idempotency_key, remember)
+    if not result and per_key > 0 then
+      for i = first, at - 3, 3 do
+        if ARGV[i] == 'k' then
+          local kind = call('TYPE', KEY .. ARGV[i + 1]).ok
+          if kind ~= 'none' and kind ~= 'stream' then
+            result = '!WRONGTYPE'
+          end
+        end
+      end
+    end
+    if not result then
+      for i = first, at - 3, 3 do
+        local refusal = append(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+        if refusal then
+          return refusal
+        end
+      end
+      result = held.epoch .. '-' .. whole(held.seq - count + 1)
+      if count > 1 then
+        result = result .. '*' .. whole(count)
+      end
+      if idempotency_key ~= '' then
+        call('SET', IDEMPOTENCY .. idempotency_key, result, 'PX', remember)
+      end
+    end
+    results[#results + 1] = result
+  end
+
+  local reply = table.concat(results, ' ')
+  call('SET', PUBLISHER .. publisher, whole(number) .. ' ' .. reply, 'PX', remember)
+  if not written then
+    return reply
+  end
+  call('HSET', META, 'seq', whole(held.seq), 'bytes', whole(held.bytes))
+
+  -- A mark for each 64th of what the log keeps; then the log is trimmed to the newest mark below
+  -- which nothing has to be kept, so never by too much, and by at most a 64th too little.
+  local seq, bytes, time
+  if mark then
+    seq, bytes, time = string.match(mark, '^(%d+) (%d+) (%d+)$')
+  end
+  if
+    not seq
+    or held.seq - seq >= messages_bound / 64
+    or held.bytes - bytes >= bytes_bound / 64
+    or (age_bound > 0 and now - time >= age_bound / 64)
+  then
+    call('RPUSH', MARKS, whole(held.seq) .. ' ' .. whole(held.bytes) .. ' ' .. now)
+  end
+  local trimmed
+  while true do
+    local oldest = call('LINDEX', MARKS, 0)
+    if not oldest then
+      break
+    end
+    seq, bytes, time = string.match(oldest, '^(%d+) (%d+) (%d+)$')
+    if
+      held.seq - seq < messages_bound
+      and held.bytes - bytes < bytes_bound
+      and (age_bound == 0 or now - time < age_bound)
+    then
+      break
+    end
+    call('LPOP', MARKS)
+    trimmed = seq
+  end
+  if trimmed then
+    call('XTRIM', LOG, 'MINID', whole(trimmed + 1) .. '-0')
+  end
+
+  if kept > keys_bound then
+    local evicted = call('ZPOPMIN', RECENT, kept - keys_bound)
+    for i = 1, #evicted, 2 do
+      call('DEL', KEY .. evicted[i])
+      call('ZREM', NAMES, evicted[i])
+    end
+  end
+  return reply
+end
+
+-- state EPOCH DIVERGED NUMBER: answers with epoch, start, seq, the oldest number in the log and
+-- the entry with this number. Where there is no epoch, EPOCH is begun; where it is still
+-- DIVERGED, EPOCH takes its place, with the numbers that follow.
+
+local function state()
+  local candidate, diverged, number = ARGV[2], ARGV[3], ARGV[4]
+  local held = facts()
+  if not held then
+    held = begin(candidate)
+  elseif held.epoch == diverged then
+    call('HSET', META, 'epoch', candidate, 'start', whole(held.seq))
+    held.epoch, held.start = candidate, held.seq
+  end
+  local oldest = call('XRANGE', LOG, '-', '+', 'COUNT', 1)
+  local entry = call('XRANGE', LOG, number .. '-0', number .. '-0')
+  return answer(held, oldest[1] and oldest[1][1] or false, entry[1] or false)
+end
+
+-- Who watches what.
+
+local function watched_elsewhere(key, process)
+  for _, other in ipairs(call('ZRANGE', PROCESSES, 0, -1)) do
+    if other ~= process and call('SISMEMBER', PROCESS .. other, key) == 1 then
+      return true
+    end
+  end
+  return false
+end
+
+local function unwatch(key, process)
+  if not watched_elsewhere(key, process) then
+    call('SREM', INDEX, key)
+  end
+end
+
+local function forget(process)
+  call('ZREM', PROCESSES, process)
+  for _, key in ipairs(call('SMEMBERS', PROCESS .. process)) do
+    unwatch(key, process)
+  end
+  call('DEL', PROCESS .. process)
+end
+
+local function sweep(now)
+  for _, process in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', whole(now))) do
+    forget(process)
+  end
+end
+
+-- index EPOCH PROCESS LEASE NOTED ADDED KEY…: this process watches the first ADDED of the keys
+-- now, and the others no longer, beside the NOTED that it watched before; NOTED is `all` where
+-- these are all that it watches. Answers with epoch, start, seq and `done`, or `unknown` where
+-- the process has to say everything again, or the error by which Redis refused to note it.
+--
+-- A process that is gone lets its lease end, and is swept away by any other; where there is none,
+-- the sets expire by themselves.
+
+local function index()
+  local candidate, process, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
+  local noted, added = ARGV[5], tonumber(ARGV[6])
+  local held = facts() or begin(candidate)
+  local now = milliseconds()
+  local leased = call('ZSCORE', PROCESSES, process)
+  local refusal = redis.pcall('ZADD', PROCESSES, whole(now + lease), process)
+  if type(refusal) == 'table' and refusal.err then
+    return answer(held, refusal.err)
+  end
+  sweep(now)
+  local own = PROCESS .. process
+  if noted == 'all' then
+    forget(process)
+    call('ZADD', PROCESSES, whole(now + lease), process)
+  elseif
+    not leased
+    or tonumber(leased) <= now
+    or call('SCARD', own) ~= tonumber(noted)
+    or (noted ~= '0' and call('EXISTS', INDEX) == 0)
+  then
+    return answer(held, 'unknown')
+  end
+  for i = 7, 6 + added do
+    call('SADD', own, ARGV[i])
+    call('SADD', INDEX, ARGV[i])
+  end
+  for i = 7 + added, #ARGV do
+    call('SREM', own, ARGV[i])
+    unwatch(ARGV[i], process)
+  end
+  for _, name in ipairs({ PROCESSES, own, INDEX }) do
+    call('PEXPIRE', name, lease)
+  end
+  return answer(held, 'done')
+end
+
+-- leave PROCESS: this process watches nothing any more.
+
+local function leave()
+  forget(ARGV[2])
+  return 'done'
+end
+
+-- watched: the keys that anyone watches.
+
+local function watched()
+  sweep(milliseconds())
+  return call('SMEMBERS', INDEX)
+end
+
+-- probe: fails where one of the names is of another type, or a command is not permitted.
+
+local function probe()
+  local types = {
+    [META] = 'hash', [LOG] = 'stream', [MARKS] = 'list', [RECENT] = 'zset', [NAMES] = 'zset',
+    [INDEX] = 'set', [PROCESSES] = 'zset',
+  }
+  for name, wanted in pairs(types) do
+    local kind = call('TYPE', name).ok
+    if kind ~= 'none' and kind ~= wanted then
+      return redis.error_reply('WRONGTYPE ' .. name .. ' is a ' .. kind .. ', not a ' .. wanted)
+    end
+  end
+  local name = NAMESPACE .. 'probe'
+  local commands = {
+    { 'TIME' }, { 'EXISTS', name }, { 'DEL', name },
+    { 'HSET', name, 'a', 'b' }, { 'HMGET', name, 'a' }, { 'DEL', name },
+    { 'SET', name, 'a', 'PX', '1000' }, { 'GET', name }, { 'DEL', name },
+    { 'RPUSH', name, 'a' }, { 'LINDEX', name, '0' }, { 'LPOP', name }, { 'DEL', name },
+    { 'SADD', name, 'a' }, { 'SISMEMBER', name, 'a' }, { 'SMEMBERS', name }, { 'SCARD', name },
+    { 'PEXPIRE', name, '1000' }, { 'SREM', name, 'a' }, { 'DEL', name },
+    { 'ZADD', name, '0', 'a' }, { 'ZCARD', name }, { 'ZSCORE', name, 'a' },
+    { 'ZRANGE', name, '0', '-1' }, { 'ZREVRANGE', name, '0', '0' },
+    { 'ZRANGEBYSCORE', name, '-inf', '0' }, { 'ZRANGEBYLEX', name, '-', '+' },
+    { 'ZREM', name, 'b' }, { 'ZPOPMIN', name }, { 'DEL', name },
+    { 'XADD', name, '1-0', 'a', 'b' }, { 'XRANGE', name, '-', '+' },
+    { 'XREVRANGE', name, '+', '-' }, { 'XINFO', 'STREAM', name }, { 'XTRIM', name, 'MINID', '2-0' },
+    { 'DEL', name },
+  }
+  for _, command in ipairs(commands) do
+    local done = redis.pcall(unpack(command))
+    if type(done) == 'table' and done.err then
+      redis.pcall('DEL', name)
+      return redis.error_reply(done.err .. ' (' .. command[1] .. ' ' .. name .. ')')
+    end
+  end
+  return 'done'
+end
+
+local operations = {
+  publish = publish, state = state, index = index, leave = leave, watched = watched,
+  probe = probe,
+}
+return operations[ARGV[1]]()

@@ -16,9 +16,11 @@ from trio_watchbus.testing import WATCHBUS_CHECKS, WatchBusCheck
 
 @asynccontextmanager
 async def remote(*, retention: Retention) -> AsyncIterator[WatchBus]:
-    async with served(InMemoryWatchBus(retention=retention)) as server:
-        async with open_remote_watchbus(server.url) as bus:
-            yield bus
+    async with (
+        served(InMemoryWatchBus(retention=retention)) as server,
+        open_remote_watchbus(server.url) as bus,
+    ):
+        yield bus
 
 
 @asynccontextmanager

@@ -218,15 +218,16 @@ class Link:
     async def _watch_over(self, stream: _AttentiveStream) -> None:
         """Ask whether the server is there when it is silent, and give up when it stays so."""
         while True:
-            heard = stream.heard
-            due = heard + self._options.heartbeat
+            due = stream.heard + self._options.heartbeat
             if trio.current_time() < due:
                 await trio.sleep_until(due)
                 continue
             self.send(protocol.encode(protocol.Ping()))
-            await trio.sleep(self._options.heartbeat_timeout)
-            if stream.heard == heard:
-                raise LinkError(f"nothing was heard for {trio.current_time() - heard:.0f} seconds")
+            with trio.move_on_after(self._options.heartbeat_timeout) as patience:
+                await stream.next_word()
+            if patience.cancelled_caught:
+                silence = trio.current_time() - stream.heard
+                raise LinkError(f"nothing was heard for {silence:.1f} seconds")
 
     async def _close_when_told(self, websocket: WebSocketConnection) -> None:
         await self._goodbye.wait()
@@ -249,6 +250,12 @@ class _AttentiveStream(trio.abc.Stream):
         self._stream = stream
         self.heard = trio.current_time()
         self.open = False
+        self._awaited = trio.Event()
+
+    async def next_word(self) -> None:
+        """Return when something comes."""
+        self._awaited = trio.Event()
+        await self._awaited.wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         try:
@@ -260,6 +267,7 @@ class _AttentiveStream(trio.abc.Stream):
         if not data and not self.open:
             raise LinkError("it closed the connection without an answer")
         self.heard = trio.current_time()
+        self._awaited.set()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -17,8 +17,9 @@ from ._memory import InMemoryWatchBus
 from ._message import Message
 from ._open import open_watchbus
 from ._redis._bus import RedisWatchBus, open_redis_watchbus
+from ._remote._bus import RemoteWatchBus, open_remote_watchbus
 from ._retention import Retention
-from ._statistics import BusStatistics, RedisBusStatistics, WatchStatistics
+from ._statistics import BusStatistics, RedisBusStatistics, RemoteBusStatistics, WatchStatistics
 
 __all__ = [
     "BusStatistics",
@@ -32,12 +33,15 @@ __all__ = [
     "PublishUnknownError",
     "RedisBusStatistics",
     "RedisWatchBus",
+    "RemoteBusStatistics",
+    "RemoteWatchBus",
     "Retention",
     "WatchBusError",
     "WatchLaggedError",
     "WatchStatistics",
     "abc",
     "open_redis_watchbus",
+    "open_remote_watchbus",
     "open_watchbus",
 ]
 

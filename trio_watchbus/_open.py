@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import urlsplit
 
 from ._memory import InMemoryWatchBus
 from ._redis._bus import open_redis_watchbus
+from ._remote._bus import open_remote_watchbus
 from .abc import WatchBus
 
 
@@ -15,8 +15,10 @@ def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[Watch
     """Return the bus that `url` names, to be entered with ``async with``.
 
     Args:
-        url: ``memory://``, ``redis://…``, ``rediss://…`` or ``unix://…``.
-        **options: passed on: see `InMemoryWatchBus` and `open_redis_watchbus`.
+        url: ``memory://``; ``redis://…``, ``rediss://…`` or ``unix://…``; ``http://…``,
+            ``https://…``, ``ws://…`` or ``wss://…``.
+        **options: passed on: see `InMemoryWatchBus`, `open_redis_watchbus` and
+            `open_remote_watchbus`.
 
     Raises:
         TypeError: `url` is not a ``str``, or an option is unknown.
@@ -25,13 +27,17 @@ def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[Watch
     """
     if not isinstance(url, str):
         raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
-    scheme = urlsplit(url).scheme
+    # Not by urlsplit, whose errors quote a password that may be there.
+    scheme = url.partition("://")[0].lower()
     if scheme == "memory":
         if url != "memory://":
             raise ValueError("memory:// takes nothing after it; pass options as arguments")
         return InMemoryWatchBus(**options)
     if scheme in ("redis", "rediss", "unix"):
         return open_redis_watchbus(url, **options)
+    if scheme in ("http", "https", "ws", "wss"):
+        return open_remote_watchbus(url, **options)
     raise ValueError(
-        f"no bus has the URL scheme {scheme!r}; known are memory, redis, rediss and unix"
+        "no bus has such a URL; wanted is one that starts with memory://, redis://, rediss://,"
+        " unix://, http://, https://, ws:// or wss://"
     )

@@ -95,6 +95,8 @@ def open_remote_watchbus(
         raise ImportError(
             "a remote bus needs trio-websocket: pip install 'trio-watchbus[client]'"
         ) from error
+    if not isinstance(url, str):
+        raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
     address = Address.parse(url)
     if ssl_context is not None and not address.tls:
         raise ValueError("ssl_context is for https:// and wss:// URLs")

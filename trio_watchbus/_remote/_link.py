@@ -139,7 +139,8 @@ class Link:
                 await self._receive_all(websocket, take)
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            told, others = group.split(_EXPECTED)
+            # During the handshake, trio-websocket fails in more ways than it means to.
+            told, others = group.split(_EXPECTED if stream.open else Exception)
             if told is None or others is not None:
                 raise
             raise _explained(told) from None
@@ -327,7 +328,9 @@ def _explained(group: BaseExceptionGroup[BaseException]) -> LinkError:
             )
         case ConnectionClosed():
             return LinkError("the connection was closed")
-    return LinkError(f"what it said makes no sense: {error}")
+        case protocol.MalformedFrameError() | ProtocolError():
+            return LinkError(f"what it said makes no sense: {error}")
+    return LinkError("it does not answer as a WebSocket server does")
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,506 @@
+"""Opening and leaving a remote bus, and servers that are none or not for everyone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio_websocket
+import trustme
+from served import served, until
+
+from trio_watchbus import BusUnavailableError, WatchLaggedError, open_watchbus
+from trio_watchbus._remote import _bus
+from trio_watchbus._remote._bus import RemoteWatchBus, open_remote_watchbus
+from trio_watchbus.testing import FaultProxy
+from trio_watchbus.testing._cancelling import cancel_everywhere
+
+HELLO = {
+    "op": "hello",
+    "position": "e-0",
+    "max_message_size": 100,
+    "max_frame_size": 1000,
+}
+
+Handler = Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(handler: Handler) -> AsyncIterator[str]:
+    """Serve WebSockets by a test's own function, until the client is gone; give the URL."""
+
+    async def handle(request: trio_websocket.WebSocketRequest) -> None:
+        with suppress(trio_websocket.ConnectionClosed):
+            await handler(request)
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            partial(trio_websocket.serve_websocket, handle, "127.0.0.1", 0, None)
+        )
+        yield f"http://127.0.0.1:{server.port}"
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def tcp(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
+    """Serve TCP by a test's own function; give a URL."""
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def hear(connection: trio_websocket.WebSocketConnection) -> dict[str, Any]:
+    """Return the next request that is no ping."""
+    while True:
+        frame = json.loads(await connection.get_message())
+        if frame["op"] != "ping":
+            assert isinstance(frame, dict)
+            return frame
+
+
+async def say(connection: trio_websocket.WebSocketConnection, frame: dict[str, Any]) -> None:
+    await connection.send_message(json.dumps(frame))
+
+
+async def greeted(
+    request: trio_websocket.WebSocketRequest,
+) -> trio_websocket.WebSocketConnection:
+    """Accept a connection, and greet."""
+    connection = await request.accept(subprotocol="watchbus.v1")
+    await say(connection, HELLO)
+    return connection
+
+
+async def refusal(url: str, **options: Any) -> str:
+    """Return what is said where a bus cannot be opened."""
+    with pytest.raises(BusUnavailableError) as caught:
+        async with open_remote_watchbus(url, **options):
+            pytest.fail("opened")
+    assert url.partition("?")[0] in str(caught.value)
+    return str(caught.value)
+
+
+async def test_any_such_url_opens_a_remote_bus() -> None:
+    async with served() as server:
+        for scheme in ("http", "ws"):
+            async with open_watchbus(f"{scheme}://127.0.0.1:{server.port}") as bus:
+                assert isinstance(bus, RemoteWatchBus)
+                await bus.publish("k", b"")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"publish_timeout": 0},
+        {"connect_timeout": -1},
+        {"heartbeat": 0},
+        {"heartbeat_timeout": float("nan")},
+        {"token": ""},
+        {"token": "a b"},
+        {"token": "a\r\nb"},
+        {"token": "\u00e9"},
+        {"ssl_context": ssl.create_default_context()},
+    ],
+    ids=repr,
+)
+def test_an_option_out_of_range_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"above 0|a token|ssl_context"):
+        open_remote_watchbus("http://127.0.0.1", **options)
+
+
+def test_an_argument_of_another_type_is_refused() -> None:
+    wrong: Any = b"token"
+    with pytest.raises(TypeError, match="token"):
+        open_remote_watchbus("http://127.0.0.1", token=wrong)
+    with pytest.raises(TypeError):
+        open_remote_watchbus(wrong)
+    with pytest.raises(TypeError, match="nonsense"):
+        open_watchbus("http://127.0.0.1", nonsense=1)
+
+
+# What is not the server that it should be
+
+
+async def test_where_nobody_listens_that_is_said() -> None:
+    async with FaultProxy(("127.0.0.1", 1)) as proxy:
+        proxy.refuse()
+        assert "refused" in await refusal(f"http://127.0.0.1:{proxy.port}")
+
+
+async def test_a_host_that_does_not_exist_is_said() -> None:
+    await refusal("http://host.invalid")
+
+
+async def test_a_path_without_a_bus_is_said() -> None:
+    async with served() as server:
+        assert "404" in await refusal(f"{server.url}/elsewhere")
+
+
+async def test_a_server_that_closes_at_once_is_noticed_at_once() -> None:
+    async def close(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with tcp(close) as url:
+        said = await refusal(url)
+        assert "closed" in said or "broke" in said
+
+
+async def test_a_server_of_something_else_is_noticed_at_once() -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(30):
+            await stream.send_all(b"220 mail.example ESMTP\r\n\r\n")
+            await stream.receive_some()
+            await trio.sleep_forever()
+
+    async with tcp(talk) as url:
+        assert "does not answer as a WebSocket server" in await refusal(url)
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    async def listen(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            pass
+
+    async with tcp(listen) as url:
+        assert "0.1 seconds" in await refusal(url, connect_timeout=0.1)
+        # The rest is not served over TLS either.
+        said = await refusal(url.replace("http", "https"), connect_timeout=0.1)
+        assert "0.1 seconds" in said
+
+
+async def test_tls_to_a_server_without_it_is_said() -> None:
+    async with served() as server:
+        assert "TLS" in await refusal(server.url.replace("http", "https"))
+
+
+@pytest.mark.parametrize("greeting", [{"op": "pong"}, {"op": "hello", "position": "?"}])
+async def test_a_server_that_does_not_greet_is_not_believed(greeting: dict[str, Any]) -> None:
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await request.accept(subprotocol="watchbus.v1")
+        await say(connection, {**HELLO, **greeting} if greeting["op"] == "hello" else greeting)
+        await hear(connection)
+
+    async with scripted(speak) as url:
+        assert "makes no sense" in await refusal(url)
+
+
+async def test_a_websocket_of_another_subprotocol_is_left() -> None:
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        await hear(await request.accept())
+
+    async with scripted(speak) as url:
+        assert "watchbus.v1" in await refusal(url)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "token"), (403, "allow"), (404, "path"), (503, "503"), (301, "301")]
+)
+async def test_a_refused_upgrade_is_said_at_once(status: int, said: str) -> None:
+    async def refuse(request: trio_websocket.WebSocketRequest) -> None:
+        await request.reject(status, body=b"no")
+
+    async with scripted(refuse) as url:
+        assert said in await refusal(url, token="secret")
+
+
+@pytest.mark.parametrize(("code", "said"), [(4401, "token"), (4403, "allow"), (1008, "1008")])
+async def test_a_connection_closed_at_once_is_said(code: int, said: str) -> None:
+    async def close(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await request.accept(subprotocol="watchbus.v1")
+        await connection.aclose(code, "because")
+
+    async with scripted(close) as url:
+        error = await refusal(url)
+        assert said in error
+        assert "because" in error
+
+
+# Tokens
+
+
+async def test_a_token_is_sent_and_shown_nowhere(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    headers: list[tuple[bytes, bytes]] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        headers.extend(request.headers)
+        connection = await greeted(request)
+        await hear(connection)
+        await connection.aclose(4401, "expired")
+
+    async with scripted(speak) as url:
+        with pytest.raises(BusUnavailableError) as caught:
+            async with open_remote_watchbus(url, token="very.secret") as bus:
+                text = f"{bus!r} {bus._options!r} {bus.statistics()}"
+                await bus.latest("k")
+    assert (b"authorization", b"Bearer very.secret") in headers
+    assert "token" in str(caught.value)
+    for shown in (text, str(caught.value), repr(caught.value), caplog.text):
+        assert "secret" not in shown
+
+
+# TLS
+
+
+async def test_tls_is_spoken_with_a_context_that_trusts_and_not_without(tmp_path: Any) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(server_context)
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        frame = await hear(connection)
+        await say(connection, {"op": "published", "id": frame["id"], "message_id": "e-1"})
+        await hear(connection)
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            partial(trio_websocket.serve_websocket, speak, "127.0.0.1", 0, server_context)
+        )
+        url = f"https://127.0.0.1:{server.port}"
+        assert "CERTIFICATE_VERIFY_FAILED" in await refusal(url)
+        async with open_remote_watchbus(url, ssl_context=context) as bus:
+            assert await bus.publish("k", b"") == "e-1"
+        nursery.cancel_scope.cancel()
+
+
+# Failing for good
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_failure_that_cannot_heal_ends_the_watches_and_is_raised_where_it_was_opened(
+    status: int,
+) -> None:
+    accepted = 0
+    seen: list[BaseException] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        nonlocal accepted
+        if accepted:
+            await request.reject(status)
+            return
+        accepted += 1
+        connection = await greeted(request)
+        for _ in range(2):
+            frame = await hear(connection)
+            await say(connection, {"op": "watching", "id": frame["id"], "position": "e-0"})
+        await hear(connection)
+
+    async def receive(bus: RemoteWatchBus) -> None:
+        async with bus.watch("k") as watch:
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await watch.receive()
+            seen.append(caught.value.__cause__ or caught.value)
+
+    async with scripted(speak) as url:
+        with pytest.raises(BusUnavailableError, match=f"{status}") as raised:
+            async with open_remote_watchbus(url) as bus, trio.open_nursery() as nursery:
+                nursery.start_soon(receive, bus)
+                async with bus.watch("k"):
+                    with pytest.raises(trio.BrokenResourceError):
+                        await bus.publish("k", b"")
+                    await trio.sleep_forever()
+        assert seen == [raised.value]
+        assert repr(bus).endswith("failed>")
+        with pytest.raises(trio.BrokenResourceError):
+            await bus.latest("k")
+
+
+async def test_what_the_server_says_is_checked(caplog: pytest.LogCaptureFixture) -> None:
+    """Nonsense is not believed, and another connection is made."""
+    nonsense: list[str | bytes] = [
+        "nonsense",
+        b"binary",
+        '{"op":"position","position":"nonsense"}',
+        '{"op":"published","id":1,"message_id":"nonsense"}',
+    ]
+    connections = 0
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        nonlocal connections
+        connections += 1
+        connection = await greeted(request)
+        frame = await hear(connection)
+        if connections <= len(nonsense):
+            await connection.send_message(nonsense[connections - 1])
+        else:
+            await say(connection, {"op": "published", "id": frame["id"], "message_id": "e-7"})
+        await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus:
+        assert await bus.publish("k", b"") == "e-7"
+        assert bus.statistics().reconnects == len(nonsense)
+        assert caplog.text.count("makes no sense") == len(nonsense)
+
+
+async def test_a_watch_that_cannot_be_opened_again_for_now_is_opened_later() -> None:
+    answers = [
+        {"op": "watching", "position": "e-0"},
+        {"op": "error", "code": "unavailable", "detail": "no Redis"},
+        {"op": "error", "code": "failed", "detail": "a fault"},
+        {"op": "error", "code": "history_lost", "detail": "", "reason": "epoch", "oldest": "f-3"},
+        {"op": "watching", "position": "f-3"},
+    ]
+    asked: list[str | None] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        while answers:
+            frame = await hear(connection)
+            asked.append(frame.get("after"))
+            answer = answers.pop(0)
+            await say(connection, {**answer, "id": frame["id"]})
+            if len(answers) == 4:
+                await connection.aclose(1011)
+        await hear(connection)
+
+    async with (
+        scripted(speak) as url,
+        open_remote_watchbus(url) as bus,
+        bus.watch("k") as watch,
+    ):
+        with pytest.raises(WatchLaggedError) as caught:
+            await watch.receive()
+        assert caught.value.position == "f-3"
+        await until(lambda: not answers)
+    assert asked == [None, "e-0", "e-0", "e-0", "f-3"]
+
+
+async def test_a_watch_that_the_server_no_longer_allows_ends_alone() -> None:
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        for answer in (
+            {"op": "watching", "position": "e-0"},
+            {"op": "watching", "position": "e-0"},
+        ):
+            frame = await hear(connection)
+            await say(connection, {**answer, "id": frame["id"]})
+        await say(connection, {"op": "error", "id": 1, "code": "limit", "detail": "too many"})
+        await hear(connection)
+
+    async with (
+        scripted(speak) as url,
+        open_remote_watchbus(url) as bus,
+        bus.watch("a") as refused,
+        bus.watch("b") as other,
+    ):
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await refused.receive()
+        assert "too many" in str(caught.value.__cause__)
+        with pytest.raises(trio.WouldBlock):
+            other.receive_nowait()
+
+
+async def test_limits_of_the_server_are_told() -> None:
+    async with (
+        served(max_watches=1, max_batch_messages=2) as server,
+        open_remote_watchbus(server.url) as bus,
+        bus.watch("a"),
+    ):
+        with pytest.raises(ValueError, match="at most 1 watches"):
+            async with bus.watch("b"):
+                pass
+        with pytest.raises(ValueError, match="at most 2 messages"):
+            await bus.publish_many([("k", b"")] * 3)
+        with pytest.raises(ValueError, match="in parts"):
+            await bus.publish_many([("k", b"x" * 1_000_000)] * 3)
+        assert bus.statistics().watches == 1
+        assert server.bus.position.endswith("-0")
+
+
+# Leaving
+
+
+async def test_an_error_of_the_body_comes_as_it_is() -> None:
+    async with served() as server:
+        with pytest.raises(ZeroDivisionError) as caught:
+            async with open_remote_watchbus(server.url) as bus, bus.watch("k"):
+                raise ZeroDivisionError
+        assert caught.value.__cause__ is None
+
+
+async def test_leaving_takes_less_than_a_second_whatever_the_server_does() -> None:
+    """A server that is stopped reads nothing and says nothing."""
+    async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        began = trio.current_time()
+        async with open_remote_watchbus(url, publish_timeout=0.2) as bus, bus.watch("k"):
+            proxy.to_client.hold()
+            proxy.to_target.hold()
+            with pytest.raises(BusUnavailableError):
+                await bus.publish("k", b"")
+            # More than the sockets take, so that the task that sends is stuck.
+            for _ in range(20):
+                with trio.move_on_after(0.02) as scope:
+                    await bus.publish("k", b"x" * 1_000_000)
+                assert scope.cancelled_caught
+            began = trio.current_time()
+        assert trio.current_time() - began < 1
+        proxy.cut()
+
+
+async def test_leaving_while_it_is_not_connected_takes_no_time() -> None:
+    async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
+        async with open_remote_watchbus(f"http://127.0.0.1:{proxy.port}") as bus:
+            proxy.refuse()
+            proxy.cut()
+            await until(lambda: not bus.statistics().connected)
+            began = trio.current_time()
+        assert trio.current_time() - began < 1
+
+
+async def test_a_bus_that_is_left_closes_its_connection_in_good_order() -> None:
+    reasons: list[Any] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        try:
+            await hear(connection)
+        except trio_websocket.ConnectionClosed as closed:
+            reasons.append(closed.reason)
+
+    async with scripted(speak) as url:
+        async with open_remote_watchbus(url):
+            pass
+        await until(lambda: reasons)
+    assert reasons[0].code == 1000
+
+
+async def test_a_cancel_at_any_step_of_opening_and_leaving_leaves_nothing() -> None:
+    async with served() as server:
+
+        async def use() -> None:
+            async with open_remote_watchbus(server.url) as bus, bus.watch("k") as watch:
+                await bus.publish("k", b"")
+                await watch.receive()
+
+        async def assert_left() -> None:
+            await until(lambda: not server.watches)
+
+        assert await cancel_everywhere(use, assert_left) > 20
+
+
+async def test_a_closed_bus_reconnects_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bus, "_FIRST_PAUSE", 0.001)
+    async with (
+        served() as server,
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_remote_watchbus(f"http://127.0.0.1:{proxy.port}") as bus,
+    ):
+        bus.close()
+        await until(lambda: not proxy.statistics().connections)
+        assert proxy.statistics().accepted == 1
+        assert not bus.statistics().connected

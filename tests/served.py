@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import trio
@@ -29,6 +31,11 @@ async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(SECONDS):
         while not condition():  # noqa: ASYNC110, what is waited for tells nobody
             await trio.sleep(0.002)
+
+
+def resident_size() -> int:
+    """Return how many bytes of memory this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class Response(NamedTuple):
@@ -206,6 +213,11 @@ class Client:
 
     async def upgrade(self, target: str, **headers: str) -> Response:
         """Ask for a WebSocket, and return the head of the answer."""
+        await self.upgrade_request(target, **headers)
+        return await self.head()
+
+    async def upgrade_request(self, target: str, **headers: str) -> None:
+        """Ask for a WebSocket."""
         await self.request(
             target,
             headers={
@@ -216,7 +228,6 @@ class Client:
                 **headers,
             },
         )
-        return await self.head()
 
     async def send_frame(self, opcode: int, payload: bytes = b"", **how: Any) -> None:
         await self.send(frame(opcode, payload, **how))
@@ -350,6 +361,8 @@ async def served(bus: InMemoryWatchBus | None = None, **options: Any) -> AsyncIt
         bus: the bus, a new one unless given.
         **options: see `ServerOptions`.
     """
+    # So that a connection which does not end by itself fails the test.
+    options = {"grace": 2 * SECONDS, **options}
     bus = InMemoryWatchBus() if bus is None else bus
     async with assert_nothing_left(), trio.open_nursery() as nursery:
         server = Server(bus)

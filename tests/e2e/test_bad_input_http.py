@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
-from pathlib import Path
 
 import pytest
 import trio
-from served import Server, until
+from served import Server, resident_size, until
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -141,11 +139,6 @@ async def test_a_client_that_accepts_event_streams(server: Server, accept: str) 
     """By name, by type, or whatever there is."""
     async with await server.connect() as client:
         await client.stream_events("/sse?key=a", Accept=accept)
-
-
-def resident_size() -> int:
-    """Return how many bytes of memory this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -50,6 +50,7 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self.last_heard = trio.current_time()
         self._is_websocket = False
         self._closing = False
+        self._is_read_out = False
         # Set while nobody is receiving.
         self._idle = trio.Event()
         self._idle.set()
@@ -114,15 +115,17 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if not self.is_tls:
             with suppress(*_GONE):
                 await self._stream.send_eof()
-                with trio.move_on_after(_CLOSING_SECONDS):
-                    if self._idle.is_set():
-                        await self._read_out()
-                    else:
+                if self._idle.is_set():
+                    await self._read_out()
+                else:
+                    # Whoever is receiving reads out.
+                    with trio.move_on_after(_CLOSING_SECONDS):
                         await self._idle.wait()
 
     async def _read_out(self) -> None:
         """Throw away what the client still sends, until it ends or its time is up."""
-        with trio.move_on_after(_CLOSING_SECONDS):
-            with suppress(*_GONE):
+        if not self._is_read_out:
+            self._is_read_out = True
+            with trio.move_on_after(_CLOSING_SECONDS), suppress(*_GONE):
                 while await self._stream.receive_some(_MAX_BYTES):
                     pass

@@ -107,11 +107,16 @@ class WebSocketGuard:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
+        client: ClientStream = scope["state"][CLIENT]
         _refuse_compression(send)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cut_when_silent, scope["state"][CLIENT])
+            nursery.start_soon(self._cut_when_silent, client)
             await self._app(scope, receive, send)
             nursery.cancel_scope.cancel()
+        # Hypercorn would tell the application that the connection is over, and wait for ever where
+        # it has no room left for that.
+        await client.aclose()
+        client.cut()
 
     async def _cut_when_silent(self, client: ClientStream) -> None:
         while True:

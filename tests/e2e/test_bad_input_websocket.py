@@ -1,0 +1,231 @@
+"""Bad WebSocket clients, and what becomes of them.
+
+After any of it the server still serves, and no watch is left: the fixture sees to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+from served import (
+    BINARY,
+    CLOSE,
+    PING,
+    SECONDS,
+    TEXT,
+    Client,
+    Server,
+    frame,
+    resident_size,
+    served,
+    until,
+)
+
+PATHS = ["/ws?key=a", "/ws"]
+"""Without a subprotocol, and with it."""
+
+
+async def open_websocket(server: Server, path: str) -> Client:
+    """Return a client that speaks plainly where it names a key, else ``watchbus.v1``."""
+    client = await server.connect()
+    protocol = {} if "?" in path else {"Sec-WebSocket-Protocol": "watchbus.v1"}
+    head = await client.upgrade(path, **protocol)
+    assert head.status == 101
+    if protocol:
+        assert head.headers["sec-websocket-protocol"] == "watchbus.v1"
+        await client.message()
+    return client
+
+
+async def test_no_key(server: Server) -> None:
+    """Neither key nor prefix, nor a subprotocol that would name them later: 400."""
+    async with await server.connect() as client:
+        await client.upgrade_request("/ws")
+        response = await client.response()
+        assert (response.status, response.error) == (400, "missing_key")
+
+
+async def test_an_unknown_subprotocol(server: Server) -> None:
+    """It is not agreed to, and the request is one without."""
+    async with await server.connect() as client:
+        head = await client.upgrade("/ws?key=a", **{"Sec-WebSocket-Protocol": "graphql-ws"})
+        assert head.status == 101
+        assert "sec-websocket-protocol" not in head.headers
+
+
+async def test_no_upgrade(server: Server) -> None:
+    """A plain GET is 400."""
+    assert (await server.ask("/ws?key=a")).status == 400
+
+
+async def test_an_older_version(server: Server) -> None:
+    """Version 8 of the protocol is 400."""
+    async with await server.connect() as client:
+        head = await client.upgrade("/ws?key=a", **{"Sec-WebSocket-Version": "8"})
+        assert head.status == 400
+
+
+@pytest.mark.parametrize("key", ["YQ==", "", "not base64 at all!!!!!!!"])
+async def test_a_bad_handshake_key(server: Server, key: str) -> None:
+    """Sixteen bytes in base64, or 400."""
+    async with await server.connect() as client:
+        await client.upgrade_request("/ws?key=a", **{"Sec-WebSocket-Key": key})
+        response = await client.response()
+        assert (response.status, response.error) == (400, "invalid_handshake")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", ""])
+async def test_a_foreign_origin(server: Server, path: str, origin: str) -> None:
+    """A page elsewhere may not use the server: 403."""
+    async with await server.connect() as client:
+        await client.upgrade_request(
+            path, Origin=origin, **{"Sec-WebSocket-Protocol": "watchbus.v1"}
+        )
+        response = await client.response()
+        assert (response.status, response.error) == (403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(TEXT, b"a", mask=False),
+        frame(TEXT, b"a", reserved=4),
+        frame(TEXT, b"a", reserved=2),
+        frame(3, b"a"),
+        frame(11, b"a"),
+        frame(PING, b"a", final=False),
+        frame(PING, b"a" * 126),
+        frame(CLOSE, b"\x00"),
+        frame(CLOSE, b"\x03\xed"),
+        frame(CLOSE, b"\x03\xe8\xff"),
+        frame(0, b"a"),
+        frame(TEXT, b"a", final=False) + frame(TEXT, b"b"),
+        frame(TEXT, b"\xff"),
+        b"\x81\xff\x80" + bytes(7) + bytes(4),
+    ],
+    ids=[
+        "unmasked",
+        "RSV1",
+        "RSV2",
+        "reserved opcode",
+        "reserved control opcode",
+        "fragmented ping",
+        "long ping",
+        "half a close code",
+        "bad close code",
+        "bad close reason",
+        "orphan continuation",
+        "interrupted message",
+        "invalid UTF-8",
+        "length with its top bit",
+    ],
+)
+async def test_frames_that_are_none(server: Server, path: str, data: bytes) -> None:
+    """The connection is dropped."""
+    async with await open_websocket(server, path) as client:
+        await client.send(data)
+        await client.is_closed()
+
+
+async def test_a_message_of_64_kb_and_more(server: Server) -> None:
+    """What is longer than 64 KiB is answered 1009; 64 KiB are not."""
+    async with await open_websocket(server, "/ws?key=a") as client:
+        await client.send_frame(TEXT, b"a" * 2**16)
+        await client.send_frame(PING)
+        assert await client.frame() == (10, b"")
+        await client.send_frame(BINARY, b"a" * (2**16 + 1))
+        assert await client.close_code() == 1009
+        await client.is_closed()
+
+
+async def test_a_long_message_to_publish(server: Server) -> None:
+    """Over the subprotocol 1 MiB can be published, and what publishes nothing stays bounded."""
+    async with await open_websocket(server, "/ws") as client:
+        text = b'{"op": "publish", "id": 1, "key": "a", "data": "%b"}' % (b"a" * 2**20)
+        await client.send_frame(TEXT, text)
+        assert '"op":"published"' in str(await client.message())
+        await client.send_frame(TEXT, b'{"op": "ping"%b}' % (b" " * 2**17))
+        assert await client.close_code() == 1009
+        await client.is_closed()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("in_fragments", [False, True])
+async def test_a_message_without_end(server: Server, path: str, in_fragments: bool) -> None:
+    """The connection ends, though the client goes on, and memory stays as it is."""
+    piece = frame(0, bytes(100_000), final=False) if in_fragments else bytes(100_000)
+    before = resident_size()
+    async with await open_websocket(server, path) as client:
+        with trio.fail_after(SECONDS), pytest.raises(trio.BrokenResourceError):
+            if in_fragments:
+                await client.send(frame(BINARY, final=False))
+            else:
+                await client.send(b"\x82\xff" + (2**40).to_bytes(8, "big") + bytes(4))
+            while True:
+                await client.send(piece)
+                assert resident_size() - before < 20_000_000
+    await until(lambda: server.watches == 0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_empty_binary_frame(server: Server, path: str) -> None:
+    """It is a message of no bytes: nothing to a plain client's server, malformed to the other."""
+    async with await open_websocket(server, path) as client:
+        await client.send_frame(BINARY)
+        await client.send_frame(PING)
+        if path == "/ws":
+            assert await client.close_code() == 4400
+        else:
+            assert await client.frame() == (10, b"")
+
+
+async def test_a_flood_of_messages(server: Server) -> None:
+    """A client that has nothing to say and does not stop is closed with 1008."""
+    async with await open_websocket(server, "/ws?key=a") as client:
+        with contextlib.suppress(trio.BrokenResourceError):
+            for _ in range(100):
+                await client.send(frame(TEXT, b"a") * 100)
+        assert await client.close_code() == 1008
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_flood_of_pings(server: Server, path: str) -> None:
+    """While one client does nothing but ping, the others receive; memory stays as it is."""
+    async with await open_websocket(server, path) as client, trio.open_nursery() as nursery:
+
+        async def flood() -> None:
+            while True:
+                await client.send(frame(PING, b"a") * 1000)
+
+        nursery.start_soon(flood)
+        async with await open_websocket(server, "/ws?key=a") as other:
+            await until(lambda: server.watches == (2 if "?" in path else 1))
+            for _ in range(20):
+                await server.bus.publish("a", b"1")
+                assert await other.message() == "1"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_that_vanishes(path: str) -> None:
+    """Who answers no ping is gone, though its connection is still there."""
+    async with served(heartbeat=0.2) as server, await open_websocket(server, path) as client:
+        if path == "/ws":
+            await client.send_frame(TEXT, b'{"op": "watch", "id": 1, "key": "a"}')
+        await until(lambda: server.watches == 1)
+        await until(lambda: server.watches == 0)
+        await client.is_closed()
+
+
+async def test_a_client_that_vanishes_behind_unread_frames() -> None:
+    """Its end is seen though it had sent much that nobody wanted."""
+    async with served() as server:
+        client = await open_websocket(server, "/ws?key=a")
+        await until(lambda: server.watches == 1)
+        await client.send(frame(TEXT, b"a") * 200)
+        client.vanish()
+        await until(lambda: server.watches == 0)

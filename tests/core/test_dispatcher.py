@@ -102,17 +102,36 @@ def test_a_message_goes_once_to_each_watch_that_it_reaches(
     assert feed.dispatcher.keys.nodes == feed.dispatcher.prefixes.nodes == 0
 
 
-@given(registrations, st.booleans(), prefixes)
-def test_what_a_request_matches_is_what_is_handed_on(
-    registered: list[tuple[set[str], set[str]]], is_prefix: bool, addressed: str
-) -> None:
+NAMES = ["f", "fo", "foo", "fob", "bar", "*", "f*", "f?", "[f]", "\\", "{f}", "f\u00e9", "fe\u0301"]
+
+
+@pytest.mark.parametrize("is_prefix", [False, True])
+@pytest.mark.parametrize("addressed", NAMES)
+def test_what_a_request_matches_is_what_is_handed_on(addressed: str, is_prefix: bool) -> None:
     """So that what is replayed from the journal is what would have come live."""
-    for names, starts in registered:
-        request = WatchRequest(names, starts)
-        message = Message(addressed, b"", "e-1", 0.0, is_prefix)
-        expected = reaches(names, starts, addressed, is_prefix=is_prefix)
-        assert request.matches(message) == expected
-        assert request.select([message, message]) == [message, message] * expected
+    feed = Feed()
+    requests = [
+        WatchRequest(names, starts)
+        for name in NAMES
+        for names, starts in (
+            ([name], []),
+            ([name, "other"], []),
+            ([], [name]),
+            (["other"], [name]),
+            ([], ["other", name]),
+        )
+    ]
+    watches = [feed.dispatcher.register(request) for request in requests]
+    feed.publish(addressed, addressed, is_prefix=is_prefix)
+    messages = feed.dispatcher.journal.since(0)
+    for request, watch in zip(requests, watches, strict=True):
+        expected = reaches(request.keys, request.prefixes, addressed, is_prefix=is_prefix)
+        assert request.matches(messages[0]) == expected
+        assert request.select(messages) == messages * expected
+        assert request.covers(addressed) == reaches(
+            request.keys, request.prefixes, addressed, is_prefix=False
+        )
+        assert received_now(watch) == [b"1", b"2"] * expected
 
 
 def test_the_routes_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +160,11 @@ def test_a_watch_that_left_gets_nothing_more_and_the_others_do() -> None:
     leaving.close()
     feed.publish("a")
     assert received_now(staying) == received_now(covering) == [b"1", b"2"]
+    assert leaving.statistics().buffered == 0
     assert feed.dispatcher.keys.nodes == 1
+    covering.close()
+    feed.publish("a")
+    assert covering.statistics().buffered == 0
 
 
 # Resuming
@@ -229,6 +252,26 @@ def test_a_watch_that_only_missed_what_it_does_not_match_is_told_nothing() -> No
     assert told(watch) == []
 
 
+def test_a_watch_far_behind_that_still_finds_all_it_matches_is_told_nothing() -> None:
+    feed = Feed(messages=6)
+    feed.publish("a", "a", "b", "b", "a")
+    watch = feed.watch("a", after=Position("e", 0), buffer_size=2)
+    feed.publish("b", "b", "b", "b", "b")
+    # Read up to 2, it has 5 to come; held is what follows 4.
+    assert feed.dispatcher.oldest == Position("e", 4)
+    assert told(watch) == [b"1", b"2", b"5"]
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_what_overtakes_a_resumed_watch_that_may_drop_is_counted(overflow: str) -> None:
+    feed = Feed(messages=3)
+    feed.publish(*"aaa")
+    watch = feed.watch("a", after=Position("e", 0), buffer_size=1, overflow=overflow)
+    feed.publish(*"aaa")
+    assert told(watch) == [b"1", b"4", b"5", b"6"]
+    assert watch.statistics().dropped == 2
+
+
 def test_a_watch_can_be_overtaken_again_and_again() -> None:
     feed = Feed(messages=2)
     watch = feed.watch("a", buffer_size=1)
@@ -290,6 +333,18 @@ def test_what_the_log_lost_is_told_to_watches_that_may_drop_too(overflow: str) -
     feed.publish("a")
     assert told(watch) == [b"1", lag(2, "e-3"), b"4"]
     assert watch.statistics().dropped == 0
+
+
+def test_what_follows_a_hole_may_be_dropped_again() -> None:
+    feed = Feed(messages=2)
+    watch = feed.watch("a", overflow="drop_oldest")
+    feed.dispatcher.lose("e", 3, 3)
+    feed.publish("a", "a")
+    with pytest.raises(WatchLaggedError):
+        watch.receive_nowait()
+    feed.publish("a", "a")
+    assert told(watch) == [b"6", b"7"]
+    assert watch.statistics().dropped == 2
 
 
 def test_a_rewritten_history_is_told_in_its_place_and_another_epoch_follows() -> None:

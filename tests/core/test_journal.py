@@ -65,6 +65,15 @@ def test_what_is_older_than_the_bound_when_a_message_comes_is_dropped(
         check_equal(journal, held, number)
 
 
+def test_history_is_in_the_order_of_numbers() -> None:
+    """Not of their text, in which 10 comes before 9."""
+    history = KeyHistory(Retention(per_key=20))
+    messages = make_messages([("a", b""), ("b", b"")] * 6)
+    for message in messages:
+        history.append(message)
+    assert history.select(WatchRequest((), [""], history=20)) == messages
+
+
 def test_a_message_that_alone_exceeds_the_bytes_is_counted_and_not_held() -> None:
     journal = Journal(Retention(bytes=10))
     journal.append(make_message(1, "k", b"1234"))

@@ -50,7 +50,7 @@ def section(text: str, title: str) -> str:
 )
 def test_every_public_name_is_documented(module: str, pages: list[str]) -> None:
     names = {f"{module}.{name}" for name in import_module(module).__all__}
-    documented = set(re.findall(r"^\.\. auto\w+:: (\S+)", "".join(map(page, pages)), re.MULTILINE))
+    documented = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", "".join(map(page, pages)), re.MULTILINE))
     assert {name for name in names if not inspect.ismodule(import_name(name))} <= documented
 
 
@@ -115,9 +115,14 @@ def test_every_setting_is_documented() -> None:
     settings = {f"retention.{field.name}" for field in dataclasses.fields(Retention)}
     settings |= {field.name for field in dataclasses.fields(ServerOptions)}
     settings |= set(WatchOptions.__annotations__)
-    for function in (trio_watchbus.InMemoryWatchBus, trio_watchbus.open_redis_watchbus):
-        settings |= set(inspect.signature(function).parameters)
-    settings -= {"retention", "url_or_client"}
+    openers = (
+        trio_watchbus.InMemoryWatchBus,
+        trio_watchbus.open_redis_watchbus,
+        trio_watchbus.open_remote_watchbus,
+    )
+    for opener in openers:
+        settings |= set(inspect.signature(opener).parameters)
+    settings -= {"retention", "url", "url_or_client"}
     assert documented == settings
 
 

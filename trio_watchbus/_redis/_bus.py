@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ._connection import Link
 
-_READ_TIMEOUT = 5.0
+_READ_TIMEOUT = 3.0
 """Seconds in which Redis has to answer the reader, which it asks to wait for less than one."""
 
 _LONGEST_ANSWER = 5.0

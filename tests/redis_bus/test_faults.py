@@ -1,0 +1,77 @@
+"""Under load, whatever happens to the server: nothing is lost unseen, nothing seen twice."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from redis_bus.load import Account, under_load
+from redis_bus.servers import binaries, running
+
+pytestmark = pytest.mark.timeout(90)
+
+in_one_and_two_processes = pytest.mark.parametrize(
+    "processes", [1, 2], ids=["one process", "two processes"]
+)
+on_every_server = pytest.mark.parametrize("kind", sorted(binaries()))
+
+
+@on_every_server
+@in_one_and_two_processes
+async def test_no_fault(kind: str, processes: int) -> None:
+    """Without a fault nothing is lost."""
+
+    async def nothing(_: Account) -> None:
+        await trio.sleep(0.3)
+
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, nothing)
+    assert counts["seen"] > 100
+    assert counts["lost"] == counts["refused"] == counts["unknown"] == 0
+
+
+@on_every_server
+@in_one_and_two_processes
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+async def test_killed_and_restarted_with_an_append_only_file(
+    kind: str, processes: int, fsync: str
+) -> None:
+    """A kill -9 loses nothing that the system wrote; the bus goes on."""
+
+    async def kill(_: Account) -> None:
+        server.kill()
+        await trio.sleep(0.1)
+        await trio.to_thread.run_sync(server.start)
+
+    with running(kind, "--appendonly", "yes", "--appendfsync", fsync) as server:
+        counts = await under_load(server.url, processes, kill)
+    # Killing the process alone does not lose what it gave to the system.
+    assert counts["lost"] == counts["refused"] == 0
+
+
+@on_every_server
+@in_one_and_two_processes
+async def test_killed_and_restarted_without_persistence(kind: str, processes: int) -> None:
+    """A restart that lost everything is told to every watch, and the bus goes on."""
+
+    async def kill(_: Account) -> None:
+        server.kill()
+        await trio.to_thread.run_sync(server.start)
+
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, kill)
+    assert counts["lost"] == 4 * processes
+
+
+@on_every_server
+@in_one_and_two_processes
+async def test_stopped_for_a_second(kind: str, processes: int) -> None:
+    """A server that stands still for a second loses nothing, and nobody notices."""
+
+    async def stop(_: Account) -> None:
+        server.stop()
+        await trio.sleep(1)
+        server.go_on()
+
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, stop)
+    assert counts["lost"] == counts["refused"] == counts["unknown"] == 0

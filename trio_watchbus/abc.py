@@ -38,7 +38,7 @@ from ._statistics import BusStatistics, WatchStatistics
 __all__ = ["Publication", "Watch", "WatchBus", "WatchOptions"]
 
 Publication = tuple[str, bytes] | tuple[str, bytes, bool]
-"""One item of a batch: ``(key, data)``, or ``(prefix, data, True)`` for one sent to a prefix."""
+"""One item of a batch, ``(key, data)``, or ``(prefix, data, True)`` for one sent to a prefix."""
 
 
 class WatchOptions(TypedDict, total=False):
@@ -127,7 +127,7 @@ class Watch(trio.abc.ReceiveChannel[Message]):
     @property
     @abstractmethod
     def position(self) -> str:
-        """Where to resume from: passed as `after`, it gives exactly what was not received yet.
+        """Where to resume from. Passed as `after`, it gives exactly what was not received yet.
 
         Advances with each message received, and past messages that do not match. Still there
         after closing.
@@ -261,7 +261,7 @@ class WatchBus(ABC):
     @property
     @abstractmethod
     def position(self) -> str:
-        """Where the bus is, as far as this process knows: the position of its newest message."""
+        """Where the bus is, as far as this process knows. That is its newest message's position."""
 
     @abstractmethod
     def statistics(self) -> BusStatistics:

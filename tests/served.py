@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import resource
@@ -287,13 +288,15 @@ class Server:
 
     Attributes:
         bus: the bus.
-        url: where.
+        bind: where to listen.
+        url: where it is.
         stop: set to have the server drain.
         stopped: set once it has stopped.
     """
 
-    def __init__(self, bus: InMemoryWatchBus) -> None:
+    def __init__(self, bus: InMemoryWatchBus, bind: str = "127.0.0.1:0") -> None:
         self.bus = bus
+        self.bind = bind
         self.url = ""
         self.stop = trio.Event()
         self.stopped = trio.Event()
@@ -312,9 +315,20 @@ class Server:
         connection = trio.socket.socket()
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        with trio.fail_after(SECONDS):
-            await connection.connect(("127.0.0.1", self.port))
+        try:
+            with trio.fail_after(SECONDS):
+                await connection.connect(("127.0.0.1", self.port))
+        except BaseException:
+            connection.close()
+            raise
         return Client(trio.SocketStream(connection))
+
+    async def refuses(self) -> None:
+        """Return once the server accepts no connection."""
+        with trio.fail_after(SECONDS), contextlib.suppress(ConnectionRefusedError):
+            while True:
+                (await self.connect()).vanish()
+                await trio.sleep(0.002)
 
     async def ask(
         self,
@@ -337,7 +351,7 @@ class Server:
 
     async def run(
         self,
-        options: ServerOptions,
+        options: ServerOptions | None = None,
         *,
         task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -345,7 +359,7 @@ class Server:
         with self._scope:
             await serve(
                 self.bus,
-                bind="127.0.0.1:0",
+                bind=self.bind,
                 options=options,
                 shutdown_trigger=self.stop.wait,
                 task_status=task_status,

@@ -11,7 +11,7 @@ from .._message import Position
 from ._refusal import Refusal
 
 MAX_HISTORY = 1000
-"""The most that `history` may ask for: a watch's buffer, so that one request cannot fill memory."""
+"""The most that `history` may ask for, so that one request cannot fill memory."""
 
 _BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 

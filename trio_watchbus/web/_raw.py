@@ -18,6 +18,7 @@ from ..abc import WatchBus, WatchOptions
 from ._connection import CloseConnection, Connection
 from ._drain import Drain
 from ._query import StreamQuery
+from ._stream import BUFFER_SIZE
 
 _LOST = 1013
 """The close code that says to come back another time."""
@@ -50,9 +51,11 @@ async def _send_messages(
     encode: Callable[[Message], str | bytes],
     drain: Drain,
 ) -> None:
-    how: WatchOptions = (
-        {"history": query.history} if query.after is None else {"after": query.after}
-    )
+    how: WatchOptions = {"buffer_size": BUFFER_SIZE}
+    if query.after is None:
+        how["history"] = query.history
+    else:
+        how["after"] = query.after
     try:
         async with bus.watch_any(query.keys, query.prefixes, **how) as watch:
             while not drain.begun.is_set():

@@ -23,6 +23,11 @@ from ._sse import bookmark, end_event, gap_event, opening
 
 logger = logging.getLogger("trio_watchbus.web")
 
+BUFFER_SIZE = 128
+"""Messages in the buffer of a served watch. A client that stopped reading holds them, and as many
+on the way to it, though the journal may have dropped them; the rest it finds in the journal. More
+would not make chunks any cheaper."""
+
 _CHUNK_SIZE = 256 * 1024
 """Bytes from which a chunk gets no further message: far beyond where the cost of a chunk matters,
 and what a client that stopped reading holds in memory."""
@@ -143,6 +148,7 @@ class EventStream(ResponseBody):
         await self._enter(history=history)
 
     async def _enter(self, **how: Unpack[WatchOptions]) -> None:
+        how["buffer_size"] = BUFFER_SIZE
         opened = self._bus.watch_any(self._query.keys, self._query.prefixes, **how)
         self._watch = await opened.__aenter__()
         self._opened = opened

@@ -113,10 +113,12 @@ class BusMachine(RuleBasedStateMachine):
         factory: opens a fresh bus.
         retentions: what the bus is asked to keep. A bus that may keep more than it is asked to
             has to be asked for more than one example sends.
+        patience: seconds until what was published has come back, and what is watched is known.
     """
 
     factory: ClassVar[Factory]
     retentions: ClassVar[st.SearchStrategy[Retention]] = small_retentions
+    patience: ClassVar[float] = 0
 
     watches: Bundle[Both] = Bundle("watches")
 
@@ -163,14 +165,12 @@ class BusMachine(RuleBasedStateMachine):
         assert self.retries.setdefault(name, ids) == ids
 
     def _publish(self, publish: Callable[[], Awaitable[Any]], batch: list[Any]) -> list[str]:
+        async def has_come_back() -> bool:
+            return sequence(self.bus.position) >= self.model.last
+
         async def settle() -> list[str]:
             answer = await publish()
-            # Elsewhere a message takes its time to come back.
-            with trio.fail_after(30):
-                while True:
-                    if sequence(self.bus.position) >= self.model.last:
-                        break
-                    await trio.sleep(0.001)
+            await self._until(has_come_back)
             return [answer] if isinstance(answer, str) else answer
 
         first = self.model.last + 1
@@ -180,6 +180,13 @@ class BusMachine(RuleBasedStateMachine):
         if batch:
             assert ids == [f"{self.epoch}-{n}" for n in range(first, self.model.last + 1)]
         return ids
+
+    async def _until(self, ask: Callable[[], Awaitable[bool]]) -> None:
+        """Assert that the answer is yes, in the time that the bus has for it."""
+        deadline = trio.current_time() + self.patience
+        while not await ask():
+            assert trio.current_time() < deadline
+            await trio.sleep(0.001)
 
     # Watching
 
@@ -329,9 +336,13 @@ class BusMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(prefix=prefixes)
     def watched_keys(self, prefix: str) -> None:
-        watched = self.trio.run(self.bus.watched_keys, prefix)
         named = {name for both in self.open for name in both.model.keys}
-        assert watched == {name for name in named if name.startswith(prefix)}
+        expected = {name for name in named if name.startswith(prefix)}
+
+        async def ask() -> bool:
+            return await self.bus.watched_keys(prefix) == expected
+
+        self.trio.run(self._until, ask)
 
     @invariant()
     def counts_are_those_of_the_model(self) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -71,7 +72,8 @@ class Event(NamedTuple):
 class Client:
     """A connection to the server, of which the test writes each byte."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, connection: trio.socket.SocketType, stream: trio.abc.Stream) -> None:
+        self._socket = connection
         self.stream = stream
         self._buffer = b""
         self._chunked = False
@@ -87,7 +89,7 @@ class Client:
 
     def vanish(self) -> None:
         """Close the socket."""
-        self.stream.socket.close()
+        self._socket.close()
 
     async def send(self, data: bytes) -> None:
         await self.stream.send_all(data)
@@ -294,8 +296,14 @@ class Server:
         stopped: set once it has stopped.
     """
 
-    def __init__(self, bus: InMemoryWatchBus, bind: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self,
+        bus: InMemoryWatchBus,
+        bind: str = "127.0.0.1:0",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.bus = bus
+        self._context = context
         self.bind = bind
         self.url = ""
         self.stop = trio.Event()
@@ -310,24 +318,47 @@ class Server:
     def watches(self) -> int:
         return self.bus.statistics().watches
 
-    async def connect(self, receive_buffer: int | None = None) -> Client:
-        """Open a connection."""
+    async def connect(
+        self, receive_buffer: int | None = None, address: str = "127.0.0.1", *, clear: bool = False
+    ) -> Client:
+        """Open a connection.
+
+        Args:
+            receive_buffer: bytes that it may hold unread, for the system to make much of.
+            address: where to.
+            clear: whether to speak no TLS, though the server does.
+        """
         connection = trio.socket.socket()
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
             with trio.fail_after(SECONDS):
-                await connection.connect(("127.0.0.1", self.port))
+                await connection.connect((address, self.port))
         except BaseException:
             connection.close()
             raise
-        return Client(trio.SocketStream(connection))
+        stream = trio.SocketStream(connection)
+        if self._context is None or clear:
+            return Client(connection, stream)
+        return Client(
+            connection,
+            trio.SSLStream(stream, self._context, server_hostname=address, https_compatible=True),
+        )
 
     async def refuses(self) -> None:
         """Return once the server accepts no connection."""
         with trio.fail_after(SECONDS), contextlib.suppress(ConnectionRefusedError):
             while True:
                 (await self.connect()).vanish()
+                await trio.sleep(0.002)
+
+    async def admits(self) -> None:
+        """Return once the server has room for another connection."""
+        with trio.fail_after(SECONDS):
+            while True:
+                with contextlib.suppress(EOFError, trio.BrokenResourceError):
+                    if (await self.ask("/healthz")).status == 200:
+                        return
                 await trio.sleep(0.002)
 
     async def ask(
@@ -368,18 +399,25 @@ class Server:
 
 
 @asynccontextmanager
-async def served(bus: InMemoryWatchBus | None = None, **options: Any) -> AsyncIterator[Server]:
+async def served(
+    bus: InMemoryWatchBus | None = None,
+    bind: str = "127.0.0.1:0",
+    context: ssl.SSLContext | None = None,
+    **options: Any,
+) -> AsyncIterator[Server]:
     """Serve a bus; at the end assert that it still is, and that nothing is left of its clients.
 
     Args:
         bus: the bus, a new one unless given.
+        bind: where to listen.
+        context: what clients trust, where the server speaks TLS.
         **options: see `ServerOptions`.
     """
     # So that a connection which does not end by itself fails the test.
     options = {"grace": 2 * SECONDS, **options}
     bus = InMemoryWatchBus() if bus is None else bus
     async with assert_nothing_left(), trio.open_nursery() as nursery:
-        server = Server(bus)
+        server = Server(bus, bind, context)
         urls = await nursery.start(partial(server.run, ServerOptions(**options)))
         server.url = urls[0]
         yield server

@@ -139,7 +139,9 @@ class _Clients:
         self._state = state
         self._context = WorkerContext(None)
         self._open: set[ClientStream] = set()
-        self._addresses: Counter[str] = Counter()
+        # Connections of each address.
+        self._admitted: Counter[str] = Counter()
+        self._count = 0
         self._changed = trio.Event()
 
     async def serve(self, stream: Any) -> None:
@@ -149,32 +151,37 @@ class _Clients:
         except OSError:
             # Gone before it was looked at.
             return
-        address = client.address
         self._open.add(client)
-        self._addresses[address] += 1
         try:
             with client.scope:
-                await self._serve_admitted(client)
+                await self._admit(client)
         except* Exception:
             # One client's connection is not to end all others'.
             logger.exception("a connection failed")
         finally:
             client.cut()
             self._open.discard(client)
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
             self._changed.set()
 
-    async def _serve_admitted(self, client: ClientStream) -> None:
-        if len(self._open) > self._options.max_connections:
+    async def _admit(self, client: ClientStream) -> None:
+        address = client.address
+        if self._count >= self._options.max_connections:
             await _refuse(client, 503)
-        elif self._addresses[client.address] > self._options.max_connections_per_address:
+            return
+        if self._admitted[address] >= self._options.max_connections_per_address:
             await _refuse(client, 429)
-        else:
+            return
+        self._count += 1
+        self._admitted[address] += 1
+        try:
             state = ConnectionState({**self._state, CLIENT: client})
             stream = cast("Any", client)
             await TCPServer(self._app, self._config, self._context, state, stream)
+        finally:
+            self._count -= 1
+            self._admitted[address] -= 1
+            if not self._admitted[address]:
+                del self._admitted[address]
 
     async def drain(self) -> None:
         """Close what idles, and wait until all have ended."""

@@ -1,0 +1,72 @@
+"""The routes on an application of one's own, served by hypercorn as it comes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+from quart_trio import QuartTrio
+from served import SECONDS, Server, until
+
+from trio_watchbus import InMemoryWatchBus
+from trio_watchbus.web import WebOptions, create_app, watchbus_blueprint
+
+
+async def test_a_blueprint_on_another_application() -> None:
+    """It has its routes under its prefix, ends its streams when told, and leaves no watch."""
+    bus = InMemoryWatchBus()
+    server = Server(bus)
+    app = QuartTrio(__name__)
+    blueprint = watchbus_blueprint(bus, WebOptions(heartbeat=0.1))
+    app.register_blueprint(blueprint, url_prefix="/bus")
+
+    @app.get("/")
+    async def index() -> str:
+        return "mine"
+
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    async with trio.open_nursery() as nursery:
+        serve = partial(hypercorn.trio.serve, app, config, shutdown_trigger=server.stop.wait)
+        [server.url] = await nursery.start(serve)
+        assert (await server.ask("/")).body == b"mine"
+        assert (await server.ask("/sse?key=a")).status == 404
+        assert (await server.ask("/bus/sse")).error == "missing_key"
+        assert (await server.ask("/bus/healthz", headers={"Host": "evil.example"})).status == 403
+        async with (
+            await server.connect() as client,
+            await server.connect() as socket,
+            await server.connect() as gone,
+        ):
+            await client.stream_events("/bus/sse?key=a")
+            await gone.stream_events("/bus/sse?key=a")
+            await socket.upgrade("/bus/ws?key=a")
+            await until(lambda: server.watches == 3)
+            gone.vanish()
+            await until(lambda: server.watches == 2)
+            assert (await server.ask("/bus/publish?key=a", "POST", b"1")).status == 200
+            assert (await client.message_event()).data == "1"
+            assert await socket.message() == "1"
+            blueprint.drain()
+            assert (await client.message_event()).event == "end"
+            assert await socket.close_code() == 1001
+            assert (await server.ask("/bus/readyz")).error == "draining"
+            assert (await server.ask("/bus/sse?key=a")).error == "draining"
+        server.stop.set()
+        with trio.fail_after(SECONDS):
+            await until(lambda: not nursery.child_tasks)
+    assert bus.statistics().watches == 0
+
+
+async def test_a_whole_application() -> None:
+    """`create_app` gives one that any Trio server of ASGI applications can run."""
+    bus = InMemoryWatchBus()
+    async with create_app(bus).test_app() as app:
+        client = app.test_client()
+        response = await client.post("/publish?key=a", data=b"1")
+        assert response.status_code == 200
+        assert (await response.get_json())["id"] == bus.position
+        assert (await client.get("/nothing")).status_code == 404

@@ -14,7 +14,9 @@ from ._errors import masked
 # Where each command stands, and the extra of the distribution that it needs.
 _COMMANDS = {
     "bench": ("trio_watchbus._bench._command:bench", "all"),
+    "publish": ("trio_watchbus._cli._publish:publish", "client"),
     "serve": ("trio_watchbus._cli._serve:serve", "server"),
+    "watch": ("trio_watchbus._cli._watch:watch", "client"),
 }
 
 _INTERRUPTED = 130

@@ -251,8 +251,10 @@ class RemoteWatchBus(WatchBus):
                     raise reason from None
                 if error.hopeless:
                     self._end(reason)
-                elif not self._closed:
+                elif self._link is not None and not self._closed:
                     _log.warning("lost the connection to %s: %s", address, error)
+                else:
+                    _log.debug("no connection to %s: %s", address, error)
             except Exception as error:
                 self._end(error)
                 raise

@@ -1,0 +1,199 @@
+"""``watchbus publish``, in a process of its own, to a bus that is served."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+from contextlib import suppress
+
+import pytest
+import trio
+from command import WATCHBUS, command, running
+from served import served, until
+
+from trio_watchbus import InMemoryWatchBus
+from trio_watchbus.abc import Watch
+from trio_watchbus.testing import FaultProxy
+
+
+async def datas(watch: Watch, count: int) -> list[bytes]:
+    return [(await watch.receive()).data for _ in range(count)]
+
+
+async def test_one_message_is_published_and_its_id_printed() -> None:
+    async with served() as server, server.bus.subscribe_prefix("") as watch:
+        for arguments, key, data, is_prefix in (
+            (["a", "h\u00e9llo"], "a", "h\u00e9llo", False),
+            (["a", ""], "a", "", False),
+            (["a", "--", "--json"], "a", "--json", False),
+            (["--prefix", "a", "x"], "a", "x", True),
+            (["--prefix", "", "x"], "", "x", True),
+        ):
+            ended = await command("publish", "--bus", server.url, *arguments)
+            message = await watch.receive()
+            assert (message.key, message.data.decode(), message.is_prefix) == (key, data, is_prefix)
+            assert ended == (0, f"{message.id}\n".encode(), "")
+
+
+@pytest.mark.parametrize("dash", [["-"], []])
+async def test_each_line_of_standard_input_is_a_message(dash: list[str]) -> None:
+    async with served() as server, server.bus.watch("a") as watch:
+        ended = await command(
+            "publish", "a", *dash, "--bus", server.url, text=b"1\n\n\xff\r\nlast without end"
+        )
+        assert ended == (0, b"", "")
+        assert await datas(watch, 4) == [b"1", b"", b"\xff\r", b"last without end"]
+        assert (await command("publish", "a", *dash, "--bus", server.url)).status == 0
+        with pytest.raises(trio.WouldBlock):
+            watch.receive_nowait()
+
+
+async def test_lines_are_published_as_they_come() -> None:
+    async with (
+        served() as server,
+        server.bus.subscribe_prefix("a") as watch,
+        running("publish", "--prefix", "a", "-", "--bus", server.url) as process,
+    ):
+        for number in range(3):
+            await process.write(b"%d\nbegun" % number)
+            message = await watch.receive()
+            assert message.is_prefix
+            assert message.data == (b"begun" * bool(number)) + b"%d" % number
+
+
+async def test_many_lines_arrive_all_in_order() -> None:
+    lines = [b"%d" % number for number in range(9_000)]
+    async with served() as server, server.bus.watch("a") as watch:
+        ended = await command(
+            "publish", "a", "-", "--bus", server.url, text=b"\n".join([*lines, b""])
+        )
+        assert ended == (0, b"", "")
+        assert await datas(watch, len(lines)) == lines
+
+
+async def test_lines_survive_a_cut() -> None:
+    async with (
+        served() as server,
+        server.bus.watch("a") as watch,
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        running("publish", "a", "-", "--bus", f"http://127.0.0.1:{proxy.port}") as process,
+    ):
+        for number in range(10):
+            await process.write(b"%d\n" % number)
+            assert await datas(watch, 1) == [b"%d" % number]
+            if number % 3 == 0:
+                proxy.cut()
+
+
+async def test_a_line_that_is_too_long_is_said_with_what_was_published() -> None:
+    bus = InMemoryWatchBus(max_message_size=10)
+    async with served(bus) as server, bus.watch("a") as watch:
+        for text in (b"1\n2\n" + b"x" * 11 + b"\n", b"1\n2\n" + b"x" * 200_000):
+            async with running("publish", "a", "-", "--bus", server.url) as process:
+                await process.write(text[:4])
+                assert await datas(watch, 2) == [b"1", b"2"]
+                # It reads no further than it has to.
+                with suppress(trio.BrokenResourceError):
+                    await process.write(text[4:])
+                ended = await process.end()
+                assert ended.status == 1
+                assert "bytes" in ended.err
+                assert "2 lines were published" in ended.err
+                assert ended.err.count("\n") == 1
+
+
+async def test_on_a_terminal_the_progress_is_shown_when_it_is_long() -> None:
+    controlling, terminal = pty.openpty()
+    async with served() as server:
+        process = await trio.lowlevel.open_process(
+            [*WATCHBUS, "publish", "a", "-", "--bus", server.url], stdin=-1, stderr=terminal
+        )
+        os.close(terminal)
+        assert process.stdin is not None
+        shown = trio.Event()
+
+        async def type_lines(stdin: trio.abc.SendStream) -> None:
+            while not shown.is_set():
+                await stdin.send_all(b"line\n" * 10)
+                await trio.sleep(0.01)
+            await stdin.aclose()
+
+        text = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(type_lines, process.stdin)
+            with trio.fail_after(30):
+                while b"lines published\r\n" not in text:
+                    try:
+                        text += await trio.to_thread.run_sync(os.read, controlling, 1000)
+                    except OSError:
+                        break
+                    if b"lines published" in text:
+                        shown.set()
+        assert await process.wait() == 0
+        os.close(controlling)
+        assert text.startswith(b"\r")
+        count = int(text.rpartition(b"\r")[0].rpartition(b"\r")[2].split()[0])
+        assert server.bus.position.endswith(f"-{count}")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_ends_it_without_a_traceback(number: int, status: int) -> None:
+    async with (
+        served() as server,
+        server.bus.watch("a") as watch,
+        running("publish", "a", "-", "--bus", server.url) as process,
+    ):
+        await process.write(b"1\n")
+        assert await datas(watch, 1) == [b"1"]
+        process.process.send_signal(number)
+        assert await process.end() == (status, b"", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "KEY"),
+        (["a", "b", "c"], "quotes"),
+        (["--prefix", "a", "b", "c"], "quotes"),
+        (["a\n", "x"], "control character"),
+        (["--prefix", "a\x7f", "x"], "control character"),
+        (["a", "x", "--bus", "nonsense"], "no bus has such a URL"),
+        (["a", b"\xff"], "UTF-8"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_what_cannot_be_meant_is_said_in_one_line(
+    arguments: list[str | bytes], said: str
+) -> None:
+    ended = await command("publish", *arguments)
+    assert ended.status == 2
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("data", ["x", "-"])
+async def test_without_a_server_it_says_what_to_do(data: str) -> None:
+    async with FaultProxy(("127.0.0.1", 1)) as proxy:
+        proxy.refuse()
+        url = f"http://127.0.0.1:{proxy.port}"
+        ended = await command("publish", "a", data, "--bus", url, text=b"")
+    assert ended.status == 1
+    assert "refused" in ended.err
+    assert "--bus" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+async def test_a_server_that_goes_away_for_good_is_said() -> None:
+    async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with running("publish", "a", "-", "--bus", url) as process:
+            await process.write(b"1\n")
+            await until(lambda: server.bus.position.endswith("-1"))
+            proxy.refuse()
+            proxy.cut()
+            await process.write(b"2\n")
+            ended = await process.end()
+    assert ended.status == 1
+    assert "lost the connection" in ended.err
+    assert "lines were published" in ended.err

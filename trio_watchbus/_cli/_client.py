@@ -1,0 +1,108 @@
+"""What the commands share that use a bus: how it is named and opened, and how they end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import click
+import trio
+
+from .._errors import BusUnavailableError, PublishUnknownError, WatchBusError
+from .._open import open_watchbus
+from ..abc import WatchBus
+from ._errors import CommandError, one_line
+
+DEFAULT_BUS = "http://127.0.0.1:8000"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def bus_options(function: Function) -> Function:
+    """Add the options that name a bus."""
+    for option in (
+        click.option(
+            "--token", envvar="WATCHBUS_TOKEN", show_envvar=True, help="Sent to a served bus."
+        ),
+        click.option(
+            "--bus",
+            "bus_url",
+            envvar="WATCHBUS_BUS",
+            show_envvar=True,
+            default=DEFAULT_BUS,
+            show_default=True,
+            help="http, https, ws, wss: a served bus; or redis, rediss, unix.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def open_bus(bus_url: str, token: str | None) -> AbstractAsyncContextManager[WatchBus]:
+    """Return the bus of this URL, to be entered.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    options = {} if token is None else {"token": token}
+    try:
+        return open_watchbus(bus_url, **options)
+    except ImportError as error:
+        raise click.UsageError(str(error)) from None
+    except TypeError:
+        raise click.UsageError("--token is for a served bus, as http://host:8000") from None
+    except ValueError as error:
+        raise click.UsageError(f"--bus or --token: {error}") from None
+
+
+def run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
+    """Run a command until it ends, or Ctrl-C or SIGTERM ends it; return the status to exit with.
+
+    Args:
+        function: gets a nursery for what runs beside it, which is cancelled when it ends.
+
+    Raises:
+        CommandError: it failed because of something outside of this program.
+    """
+    # What becomes of the connection is told on standard error.
+    logging.basicConfig(format="watchbus: %(message)s", level=logging.WARNING)
+    logging.getLogger("trio_watchbus").setLevel(logging.INFO)
+    try:
+        return trio.run(_run, function)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        raise
+    except PublishUnknownError as error:
+        raise CommandError(one_line(error)) from None
+    except BusUnavailableError as error:
+        raise CommandError(f"{one_line(error)}; start it, or name another with --bus") from None
+    except (WatchBusError, OSError, trio.BrokenResourceError) as error:
+        raise CommandError(one_line(error)) from None
+
+
+async def _run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
+    status = 0
+    failure: Exception | None = None
+
+    async def stop_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        nonlocal status
+        async for number in signals:
+            status = 128 + number
+            scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_at_signal, signals, nursery.cancel_scope)
+            # Past the nursery, which would wrap it into a group.
+            try:
+                await function(nursery)
+            except Exception as error:  # noqa: BLE001
+                failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return status

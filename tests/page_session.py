@@ -29,13 +29,12 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import time
 import tomllib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count, groupby
 from pathlib import Path
 from typing import Self
@@ -45,13 +44,14 @@ import trio
 from browser import CHROMIUM, WITHOUT_CHROMIUM, in_browser
 from page_blocks import Block, Shown, blocks
 from playwright.sync_api import Browser, Page
+from redis_bus.servers import RedisServer, free_port, running
 from trio_websocket import open_websocket_url
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs/examples"
 
-REDIS = "127.0.0.1:6379"
-"""Where pages take a Redis for granted."""
+REDIS_PORT = "6379"
+"""Where pages take a server for granted; it is started before the first block that names it."""
 
 SECONDS = 30
 """For one block to end, or to print what the page shows."""
@@ -60,7 +60,7 @@ _FILE = re.compile(r"(?:#|//|<!--) (?P<name>[\w./-]+\.\w+)(?: -->)?\n")
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=port=)\d+")
 
 
-class Running:
+class Terminal:
     """A process of the page, and what it has printed so far.
 
     Attributes:
@@ -111,9 +111,10 @@ class PageSession:
         self._ports: dict[str, int] = {}
         self.not_done = ""
         self._last: list[str] = []
-        self._going_on: list[Running] = []
+        self._going_on: list[Terminal] = []
         self._numbers = count()
-        self._redis = False
+        self._servers = ExitStack()
+        self._redis: RedisServer | None = None
         self._tab = "{}"
         commands = folder / ".commands"
         commands.mkdir()
@@ -136,16 +137,16 @@ class PageSession:
             "PYTHONUNBUFFERED": "1",
             # What they are without, where the page says nothing.
             "WATCHBUS_SERVE_BIND": self.with_ports("127.0.0.1:8000"),
-            "WATCHBUS_WATCH_BUS": self.with_ports("http://127.0.0.1:8000"),
-            "WATCHBUS_PUBLISH_BUS": self.with_ports("http://127.0.0.1:8000"),
+            "WATCHBUS_BUS": self.with_ports("http://127.0.0.1:8000"),
         }
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for running in self._going_on:
-            await running.stop()
+        for terminal in self._going_on:
+            await terminal.stop()
+        self._servers.close()
 
     def with_ports(self, text: str) -> str:
         """Return `text` with its addresses put on free ports, each always on the same."""
@@ -157,8 +158,9 @@ class PageSession:
 
     async def run(self, block: Block) -> None:
         """Do with `block` what its language and mark say."""
-        if REDIS in block.text and not self._redis:
-            await self._start_redis()
+        if f"127.0.0.1:{REDIS_PORT}" in block.text and self._redis is None:
+            self._redis = self._servers.enter_context(running("valkey"))
+            self._ports[REDIS_PORT] = self._redis.port
         text = self.with_ports(block.text)
         file = _FILE.match(block.text)
         if block.mark == "not run" or block.language == "mermaid" or block.language[:1] == "{":
@@ -181,7 +183,8 @@ class PageSession:
         elif block.language == "text":
             if block.mark == "after Ctrl-C":
                 await self._interrupt(block.detail)
-            await self.expect(text)
+            # Where a command says its defaults, it says the page's ports.
+            await self._expect(Shown(text), Shown(block.text))
         elif block.language == "nginx":
             await self._start_nginx(text)
         elif block.language == "json":
@@ -191,13 +194,13 @@ class PageSession:
         else:
             pytest.fail(f"nothing runs {block.language!r}: say so with <!-- not run: reason -->")
 
-    async def start(self, command: list[str]) -> Running:
+    async def start(self, command: list[str]) -> Terminal:
         """Start a process that goes on until it is stopped, at the latest when this closes."""
-        running = await self._open(command)
-        self._going_on.append(running)
-        return running
+        terminal = await self._open(command)
+        self._going_on.append(terminal)
+        return terminal
 
-    async def _open(self, command: list[str]) -> Running:
+    async def _open(self, command: list[str]) -> Terminal:
         output = self.folder / f".printed_{next(self._numbers)}"
         with output.open("wb") as file:
             process = await trio.lowlevel.open_process(
@@ -209,26 +212,17 @@ class PageSession:
                 env=self.environment,
                 start_new_session=True,
             )
-        return Running(command, process, output)
+        return Terminal(command, process, output)
 
     async def _run(self, command: list[str]) -> None:
-        running = await self._open(command)
+        terminal = await self._open(command)
         try:
             with trio.move_on_after(SECONDS):
-                await running.process.wait()
+                await terminal.process.wait()
         finally:
-            await running.stop()
-        self._last = running.printed
-        assert running.process.returncode == 0, "\n".join(self._last)
-
-    async def _start_redis(self) -> None:
-        """Start the Redis that pages take for granted."""
-        self._redis = True
-        port = self.with_ports(REDIS).rpartition(":")[2]
-        server = shutil.which("redis-server", path=self.environment["PATH"])
-        assert server is not None, "the dependency group test brings a redis-server"
-        await self.start([server, "--port", port, "--save", "", "--bind", "127.0.0.1"])
-        await self._wait_until_open(int(port))
+            await terminal.stop()
+        self._last = terminal.printed
+        assert terminal.process.returncode == 0, "\n".join(self._last)
 
     async def _start_nginx(self, inside_http: str) -> None:
         """Start nginx, where there is one, with `inside_http` in its configuration."""
@@ -259,20 +253,21 @@ class PageSession:
                 await trio.sleep(0.01)
 
     async def _interrupt(self, part: str) -> None:
-        [running] = [each for each in self._going_on if part in each.command[-1]]
-        os.killpg(running.process.pid, signal.SIGINT)
+        [terminal] = [each for each in self._going_on if part in each.command[-1]]
+        os.killpg(terminal.process.pid, signal.SIGINT)
         with trio.fail_after(SECONDS):
-            status = await running.process.wait()
-        assert status in (0, 130), f"ended with {status}:\n" + "\n".join(running.printed)
-        running.interrupted = True
+            status = await terminal.process.wait()
+        assert status in (0, 130), f"ended with {status}:\n" + "\n".join(terminal.printed)
+        terminal.interrupted = True
 
-    async def expect(self, text: str) -> None:
-        """Return once what `text` shows was printed, by what ran last or by what goes on."""
-        shown = Shown(text)
+    async def _expect(self, *texts: Shown) -> None:
+        """Return once one of `texts` was printed, by what ran last or by what goes on."""
 
         def printed() -> bool:
-            return shown.is_all(self._last) or any(
-                shown.is_among(running.printed) for running in self._going_on
+            return any(
+                shown.is_all(self._last)
+                or any(shown.is_among(terminal.printed) for terminal in self._going_on)
+                for shown in texts
             )
 
         with trio.move_on_after(SECONDS):
@@ -281,8 +276,8 @@ class PageSession:
                 self.check()
                 await trio.sleep(0.01)
             return
-        outputs = [self._last, *(running.printed for running in self._going_on)]
-        pytest.fail(f"not printed:\n{text}\n---\n" + "\n---\n".join(map("\n".join, outputs)))
+        outputs = [self._last, *(terminal.printed for terminal in self._going_on)]
+        pytest.fail("not what was printed:\n" + "\n---\n".join(map("\n".join, outputs)))
 
     async def _converse(self, url: str, text: str) -> None:
         """Say what lines with ``→`` say, and hear what those with ``←`` after them say."""
@@ -328,10 +323,10 @@ class PageSession:
 
     def check(self) -> None:
         """Return if nothing that goes on has failed."""
-        for running in self._going_on:
-            status = running.process.poll()
-            assert not status or running.interrupted, "\n".join(
-                [f"ended with {status}:", *running.printed]
+        for terminal in self._going_on:
+            status = terminal.process.poll()
+            assert not status or terminal.interrupted, "\n".join(
+                [f"ended with {status}:", *terminal.printed]
             )
 
 
@@ -347,11 +342,3 @@ async def run_page(page: Path, folder: Path) -> None:
                 raise
     if session.not_done:
         pytest.skip(f"done but for one thing: {session.not_done}")
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

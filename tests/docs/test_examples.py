@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 from browser import in_browser, needs_chromium
-from page_session import PageSession, Running
+from page_session import PageSession, Terminal
 from playwright.sync_api import Browser, Error, Page, expect
 
 LISTENING = "[INFO] Running on http://127.0.0.1"
@@ -24,7 +24,7 @@ class Example:
     def __init__(self, session: PageSession, name: str, browser: Browser) -> None:
         self._session = session
         self._command = [sys.executable, f"docs/examples/{name}/{name}.py"]
-        self._running: Running | None = None
+        self._terminal: Terminal | None = None
         self._browser = browser
         self.errors: list[Error] = []
 
@@ -34,8 +34,8 @@ class Example:
 
     def stop(self) -> None:
         """Stop the server."""
-        assert self._running is not None
-        trio.from_thread.run(self._running.stop)
+        assert self._terminal is not None
+        trio.from_thread.run(self._terminal.stop)
 
     def open_page(self) -> Page:
         """Open the page, and return it once it is live."""
@@ -50,10 +50,10 @@ class Example:
         self.errors.append(error)
 
     async def _start(self) -> None:
-        self._running = await self._session.start(self._command)
+        self._terminal = await self._session.start(self._command)
         with trio.fail_after(30):
             # Another process prints: there is nothing here to wait on.
-            while not any(LISTENING in line for line in self._running.printed):  # noqa: ASYNC110
+            while not any(LISTENING in line for line in self._terminal.printed):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
 

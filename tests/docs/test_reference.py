@@ -50,7 +50,9 @@ def section(text: str, title: str) -> str:
 )
 def test_every_public_name_is_documented(module: str, pages: list[str]) -> None:
     names = {f"{module}.{name}" for name in import_module(module).__all__}
-    documented = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", "".join(map(page, pages)), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\.\. auto\w+:: ([\w.]+)", "".join(map(page, pages)), re.MULTILINE)
+    )
     assert {name for name in names if not inspect.ismodule(import_name(name))} <= documented
 
 

@@ -24,10 +24,10 @@ def masked(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """Return what `error` says, or what the first one in a group of them does, on one line."""
     error = next(_leaves(error))
-    if error.__cause__ is not None:
-        text = f"{error}: {error.__cause__}"
-    else:
-        text = str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    cause = str(error.__cause__ or "")
+    if cause not in text:
+        text = f"{text}: {cause}"
     return " ".join(masked(text).split())
 
 

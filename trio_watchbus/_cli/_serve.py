@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -76,9 +77,10 @@ def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
     log_to_stderr(options)
     options = replace(options, allowed_hosts=(*options.allowed_hosts, place.host))
     with listen(place, options) as listening:
-        announce(bus_url, listening, options)
+        say = partial(announce, bus_url, listening, options)
         if workers == 1:
-            return run_worker(listening, bus_url, options)
+            return run_worker(listening, bus_url, options, say)
+        say()
         return run_workers(workers, listening, bus_url, options)
 
 

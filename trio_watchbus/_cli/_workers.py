@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from multiprocessing.context import SpawnProcess
 
 import click
@@ -32,15 +32,26 @@ _EXPECTED = (WatchBusError, OSError, trio.BrokenResourceError)
 """What can go wrong outside of this program."""
 
 
-def run_worker(listening: socket.socket, bus_url: str, options: ServerOptions) -> int:
+def run_worker(
+    listening: socket.socket,
+    bus_url: str,
+    options: ServerOptions,
+    announce: Callable[[], None] = lambda: None,
+) -> int:
     """Serve in this process until a signal ends it; return the status to exit with.
+
+    Args:
+        listening: the socket that listens.
+        bus_url: what to serve.
+        options: what the server allows.
+        announce: called once it serves.
 
     Raises:
         CommandError: the bus cannot be reached, or failed.
     """
     _allow_files(options.max_connections + _SPARE_FILES)
     try:
-        return trio.run(_serve, listening, bus_url, options)
+        return trio.run(_serve, listening, bus_url, options, announce)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
@@ -71,7 +82,9 @@ def run_workers(count: int, listening: socket.socket, bus_url: str, options: Ser
     return 0
 
 
-async def _serve(listening: socket.socket, bus_url: str, options: ServerOptions) -> int:
+async def _serve(
+    listening: socket.socket, bus_url: str, options: ServerOptions, announce: Callable[[], None]
+) -> int:
     stop = trio.Event()
     serving = False
     status = 0
@@ -79,6 +92,7 @@ async def _serve(listening: socket.socket, bus_url: str, options: ServerOptions)
     async def wait_for_stop() -> None:
         nonlocal serving
         serving = True
+        announce()
         await stop.wait()
 
     async def handle_signals(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -123,27 +137,23 @@ def _run_child(listening: socket.socket, bus_url: str, options: ServerOptions) -
 async def _supervise(workers: list[SpawnProcess], seconds: float) -> list[SpawnProcess]:
     """Wait for a signal, or for a worker to end; end them all; return those ended by themselves."""
     stop = trio.Event()
-    told = False
+    ended: list[SpawnProcess] = []
 
     async def stop_with(worker: SpawnProcess) -> None:
         await trio.lowlevel.wait_readable(worker.sentinel)
+        ended.append(worker)
         stop.set()
 
     async def stop_at_signal(signals: AsyncIterator[int]) -> None:
-        nonlocal told
         async for _ in signals:
-            told = True
             stop.set()
 
-    ended: list[SpawnProcess] = []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             for worker in workers:
                 nursery.start_soon(stop_with, worker)
             nursery.start_soon(stop_at_signal, signals)
             await stop.wait()
-            if not told:
-                ended = [worker for worker in workers if not worker.is_alive()]
             nursery.cancel_scope.cancel()
         for worker in workers:
             worker.terminate()
@@ -152,6 +162,7 @@ async def _supervise(workers: list[SpawnProcess], seconds: float) -> list[SpawnP
                 await trio.lowlevel.wait_readable(worker.sentinel)
         for worker in workers:
             worker.kill()
+            worker.join()
     return ended
 
 

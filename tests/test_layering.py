@@ -39,6 +39,7 @@ THIRD_PARTY: dict[str, set[str] | None] = {
     "redis": {"_redis"},
     "trio_websocket": {"_remote"},
     "wsproto": {"_remote"},
+    "werkzeug": {"web"},
     "quart": {"web"},
     "quart_trio": {"web"},
     "hypercorn": {"web"},

@@ -30,7 +30,10 @@ class Fed:
 
     def give(self, *numbers: int, position: int | None = None, dropped: int = 0) -> None:
         """Send messages of these numbers."""
-        messages = [Message("k", b"%d" % number, f"e-{number}", 0.0) for number in numbers]
+        messages = [
+            protocol.encode_message(Message("k", b"%d" % number, f"e-{number}", 0.0))
+            for number in numbers
+        ]
         answer = protocol.parse_answer(
             protocol.encode_messages(
                 7, messages, f"e-{numbers[-1] if position is None else position}", dropped

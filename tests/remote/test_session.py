@@ -17,6 +17,7 @@ from trio_watchbus import (
     PublishUnknownError,
     Retention,
 )
+from trio_watchbus._protocol import encode_message
 from trio_watchbus.web._connection import CloseConnection
 from trio_watchbus.web._options import WebOptions
 from trio_watchbus.web._session import serve_session
@@ -82,7 +83,7 @@ async def session(
 
     async def serve() -> None:
         try:
-            await serve_session(bus, peer, options or WebOptions())
+            await serve_session(bus, peer, options or WebOptions(), encode_message)
         except CloseConnection as closing:
             peer.closed = closing
 
@@ -98,7 +99,7 @@ async def test_the_greeting_says_where_the_bus_is_and_what_fits() -> None:
     await bus.publish("a", b"1")
     peer = Peer(10)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_session, bus, peer, WebOptions())
+        nursery.start_soon(serve_session, bus, peer, WebOptions(), encode_message)
         assert await peer.hear() == {
             "op": "hello",
             "position": bus.position,
@@ -379,7 +380,7 @@ async def test_a_connection_that_is_too_much_for_its_transport_is_closed_as_that
 
     peer = Refusing(10)
     with pytest.raises(CloseConnection) as caught:
-        await serve_session(InMemoryWatchBus(), peer, WebOptions())
+        await serve_session(InMemoryWatchBus(), peer, WebOptions(), encode_message)
     assert caught.value.code == 1009
 
 

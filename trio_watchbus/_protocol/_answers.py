@@ -6,7 +6,6 @@ a frame, and the client chose the server. Fields that a later server may add are
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import cast
 
 import msgspec
@@ -15,11 +14,6 @@ from msgspec import Struct
 from .._errors import LossReason
 from .._message import Message
 from ._common import SUBPROTOCOL, Count, Identifier, MalformedFrameError, data_fields, printable
-
-_REMEMBERED_BYTES = 4096
-_REMEMBERED_MESSAGES = 1024
-"""Bounds of what is remembered encoded, about 6 MB at most: a message goes to all its watches
-within moments, and copying a longer one costs about as much as encoding it."""
 
 
 class _Answer(Struct, tag_field="op", omit_defaults=True):
@@ -200,21 +194,11 @@ def parse_answer(text: str) -> Answer:
 
 
 def encode_message(message: Message) -> bytes:
-    """Return the JSON of `message`; that of short ones is remembered for its other watches."""
-    if len(message.data) > _REMEMBERED_BYTES:
-        return msgspec.json.encode(WireMessage.of(message))
-    return _encode_short(message)
-
-
-@lru_cache(maxsize=_REMEMBERED_MESSAGES)
-def _encode_short(message: Message) -> bytes:
+    """Return `message` as JSON on one line."""
     return msgspec.json.encode(WireMessage.of(message))
 
 
-def encode_messages(
-    identifier: int, messages: list[Message], position: str, dropped: int = 0
-) -> str:
-    """Return the text of a `Messages` frame."""
-    encoded = [msgspec.Raw(encode_message(message)) for message in messages]
-    frame = _EncodedMessages(identifier, encoded, position, dropped)
+def encode_messages(identifier: int, messages: list[bytes], position: str, dropped: int = 0) -> str:
+    """Return the text of a `Messages` frame of messages that are encoded already."""
+    frame = _EncodedMessages(identifier, list(map(msgspec.Raw, messages)), position, dropped)
     return msgspec.json.encode(frame).decode()

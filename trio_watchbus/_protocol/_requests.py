@@ -147,7 +147,7 @@ def parse_request(text: str) -> Request:
 
 
 def parse_publication(text: str) -> Publication:
-    """Return the publication that one line of a batch writes.
+    """Return the publication that a JSON object alone writes, as on a line of a batch.
 
     Raises:
         MalformedFrameError: it is not a JSON object.
@@ -167,8 +167,7 @@ def _convert(value: dict[str, Any], kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
-        detail = printable(f"{error} (in a frame with op {value.get('op')!r:.40})")
-        raise RequestError(_identifier(value), "invalid_request", detail) from None
+        raise RequestError(_identifier(value), "invalid_request", printable(str(error))) from None
 
 
 def _identifier(value: dict[str, Any]) -> int | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar, final
-
-import msgspec
 
 from .._message import Message
 
@@ -18,8 +15,6 @@ key, each at its own pace, share them."""
 _CACHED_SIZE = 8 * 1024 * 1024
 """Bytes of data in those messages."""
 
-_encode = msgspec.json.Encoder().encode
-
 Encoded = TypeVar("Encoded")
 
 
@@ -29,21 +24,6 @@ def as_text(data: bytes) -> str | None:
         return data.decode()
     except UnicodeDecodeError:
         return None
-
-
-def as_json(message: Message) -> bytes:
-    """Return `message` as a JSON object on one line."""
-    fields: dict[str, object] = {"key": message.key}
-    text = as_text(message.data)
-    if text is None:
-        fields["data_base64"] = b64encode(message.data).decode()
-    else:
-        fields["data"] = text
-    fields["id"] = message.id
-    fields["time"] = message.time
-    if message.is_prefix:
-        fields["prefix"] = True
-    return _encode(fields)
 
 
 @final

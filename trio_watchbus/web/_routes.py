@@ -14,13 +14,13 @@ from quart import Blueprint, Response, request, websocket
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from .._message import Message
-from .._protocol import SUBPROTOCOL, CloseCode
+from .._protocol import SUBPROTOCOL, CloseCode, encode_message
 from ..abc import WatchBus
 from ._access import AccessPolicy
 from ._batch import MEDIA_TYPE, parse_batch
 from ._connection import CloseConnection, Connection, Inbox
 from ._drain import Drain
-from ._formats import Cached, as_json, as_text
+from ._formats import Cached, as_text
 from ._options import WebOptions
 from ._query import parse_no_query, parse_publish_query, parse_stream_query
 from ._raw import serve_raw
@@ -63,6 +63,7 @@ class WatchBusBlueprint(Blueprint):
         self._json_event = Cached(json_event)
         self._raw_frame = Cached(_raw_frame)
         self._json_frame = Cached(_json_frame)
+        self._json = Cached(encode_message)
         self.add_url_rule("/sse", view_func=self._sse, methods=["GET"])
         self.add_url_rule("/publish", view_func=self._publish, methods=["POST"])
         self.add_url_rule("/healthz", view_func=self._healthz, methods=["GET"])
@@ -133,7 +134,7 @@ class WatchBusBlueprint(Blueprint):
         if SUBPROTOCOL in websocket.requested_subprotocols:
             parse_no_query(websocket.query_string)
             connection = Connection(socket, self._drain, max_frame_size(self._bus))
-            serve = partial(serve_session, self._bus, connection, self._options)
+            serve = partial(serve_session, self._bus, connection, self._options, self._json)
             subprotocol = SUBPROTOCOL
         else:
             query = parse_stream_query(websocket.query_string, None, self._options.max_keys)
@@ -253,7 +254,7 @@ def _raw_frame(message: Message) -> str | bytes:
 
 
 def _json_frame(message: Message) -> str:
-    return as_json(message).decode()
+    return encode_message(message).decode()
 
 
 def _first(group: BaseExceptionGroup[CloseConnection]) -> CloseConnection:

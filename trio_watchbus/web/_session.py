@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol, final
 
 import trio
@@ -41,17 +42,28 @@ def max_frame_size(bus: WatchBus) -> int:
     return 2 * bus.max_message_size + _FRAME_OVERHEAD
 
 
-async def serve_session(bus: WatchBus, connection: Peer, options: WebOptions) -> None:
+async def serve_session(
+    bus: WatchBus,
+    connection: Peer,
+    options: WebOptions,
+    encode: Callable[[Message], bytes],
+) -> None:
     """Do what the client asks for, until the connection is to be closed.
 
     What a client publishes is accepted in the order in which it sent it, and answered in any.
     Nothing grows with a client that reads slowly: what waits for it is what its watches hold, one
     frame, and the answers to a bounded number of requests.
 
+    Args:
+        bus: the bus.
+        connection: the connection.
+        options: what the client may do.
+        encode: from a message to its JSON.
+
     Raises:
         CloseConnection: always, unless cancelled: with what to close the connection.
     """
-    session = _Session(bus, connection, options)
+    session = _Session(bus, connection, options, encode)
     async with trio.open_nursery() as nursery:
         await session.run(nursery)
     raise session.closing
@@ -98,11 +110,18 @@ class _Session:
         closing: with what to close the connection, once that is known.
     """
 
-    def __init__(self, bus: WatchBus, connection: Peer, options: WebOptions) -> None:
+    def __init__(
+        self,
+        bus: WatchBus,
+        connection: Peer,
+        options: WebOptions,
+        encode: Callable[[Message], bytes],
+    ) -> None:
         self.closing = CloseConnection(protocol.CloseCode.FAULT, "the server failed")
         self._bus = bus
         self._connection = connection
         self._options = options
+        self._encode = encode
         self._watches: dict[int, _ServedWatch] = {}
         # Ids of the requests that were not answered yet.
         self._waiting: set[int] = set()
@@ -339,8 +358,9 @@ class _Session:
                 served.window -= len(messages)
             served.told = messages[-1].id if loss is not None else watch.position
             dropped = watch.statistics().dropped
+            encoded = list(map(self._encode, messages))
             await self._send_text(
-                protocol.encode_messages(identifier, messages, served.told, dropped)
+                protocol.encode_messages(identifier, encoded, served.told, dropped)
             )
         if loss is not None:
             await self._tell_loss(identifier, served, loss)

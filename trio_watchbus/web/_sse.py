@@ -8,7 +8,8 @@ from base64 import b64encode
 import msgspec
 
 from .._message import Message
-from ._formats import as_json, as_text
+from .._protocol import encode_message
+from ._formats import as_text
 
 CONTENT_TYPE = "text/event-stream"
 
@@ -31,7 +32,7 @@ def raw_event(message: Message) -> bytes:
 
 def json_event(message: Message) -> bytes:
     """Return `message` as an event whose data is a JSON object that says everything about it."""
-    return b"id: %b\ndata: %b\n\n" % (message.id.encode(), as_json(message))
+    return b"id: %b\ndata: %b\n\n" % (message.id.encode(), encode_message(message))
 
 
 def opening(position: str, retry: int) -> bytes:

@@ -63,7 +63,10 @@ class RedisServer:
     def __init__(self, binary: Path, folder: Path, *arguments: str) -> None:
         self._binary = binary
         self._folder = folder
-        self._arguments = ("--save", "", "--appendonly", "no", *arguments)
+        self._arguments = (
+            *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
+            *arguments,
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.path = folder / "socket"

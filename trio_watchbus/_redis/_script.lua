@@ -170,8 +170,8 @@ local function publish()
   local written = false
 
   local function append(kind, key, data)
-    held.seq = held.seq + 1
-    local id = whole(held.seq) .. '-0'
+    local number = whole(held.seq + 1)
+    local id = number .. '-0'
     local added = redis.pcall('XADD', LOG, id, kind, key, 'd', data, 't', now)
     if type(added) == 'table' and added.err then
       if written or not string.find(added.err, 'equal or smaller', 1, true) then
@@ -179,23 +179,28 @@ local function publish()
       end
       -- Somebody else's entries are in the way: go on above them.
       held = begin(candidate)
-      held.seq = held.seq + 1
-      id = whole(held.seq) .. '-0'
+      number = whole(held.seq + 1)
+      id = number .. '-0'
       call('XADD', LOG, id, kind, key, 'd', data, 't', now)
     end
     written = true
+    held.seq = held.seq + 1
     held.bytes = held.bytes + #key + #data
     if kind == 'k' and per_key > 0 then
       local stream = KEY .. key
+      if per_key == 1 then
+        -- In half the time that Redis takes to trim.
+        call('DEL', stream)
+      end
       added = redis.pcall(
         'XADD', stream, 'MAXLEN', per_key, id, 'data', data, 't', now, 'e', held.epoch
       )
       if type(added) == 'table' and added.err then
-        -- Left of a numbering of which nothing else is left.
+        -- It is left of a numbering of which nothing else is left.
         call('DEL', stream)
         call('XADD', stream, id, 'data', data, 't', now, 'e', held.epoch)
       end
-      if call('ZADD', RECENT, whole(held.seq), key) == 1 then
+      if call('ZADD', RECENT, number, key) == 1 then
         call('ZADD', NAMES, 0, key)
         kept = kept + 1
       end

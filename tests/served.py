@@ -347,7 +347,10 @@ class Server:
 
     async def refuses(self) -> None:
         """Return once the server accepts no connection."""
-        with trio.fail_after(SECONDS), contextlib.suppress(ConnectionRefusedError):
+        with (
+            trio.fail_after(SECONDS),
+            contextlib.suppress(ConnectionRefusedError, ConnectionResetError),
+        ):
             while True:
                 (await self.connect()).vanish()
                 await trio.sleep(0.002)

@@ -1,0 +1,249 @@
+"""``watchbus serve`` in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from command import SECONDS, Running, command, running
+from redis_bus.servers import binaries, free_port
+from redis_bus.servers import running as running_redis
+from served import Client, until
+
+from trio_watchbus._cli._main import run
+
+
+@asynccontextmanager
+async def serving(*arguments: str, **environment: str) -> AsyncIterator[tuple[Running, int]]:
+    """Run ``watchbus serve`` on a free port; give it and the port."""
+    options = ("serve", "--bind", "127.0.0.1:0", *arguments)
+    async with running(*options, environment=environment) as server:
+        line = await server.error_line()
+        url = re.search(r"http://127\.0\.0\.1:([0-9]+)", line)
+        assert url is not None, line
+        assert f"curl -N '{url[0]}/sse?key=" in await server.error_line()
+        yield server, int(url[1])
+
+
+async def connect(port: int, *, receive_buffer: int | None = None) -> Client:
+    connection = trio.socket.socket()
+    if receive_buffer is not None:
+        connection.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer)
+    await connection.connect(("127.0.0.1", port))
+    return Client(connection, trio.SocketStream(connection))
+
+
+async def publish(port: int, data: bytes) -> None:
+    async with await connect(port) as client:
+        await client.request("/publish?key=a", "POST", data)
+        assert (await client.response()).status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_serves_until_a_signal_ends_it(number: signal.Signals) -> None:
+    """What is published is received; a signal ends streams in good order, and the status is 0."""
+    async with serving() as (server, port), await connect(port) as client:
+        await client.stream_events("/sse?key=a")
+        await publish(port, b"1")
+        assert (await client.message_event()).data == "1"
+        server.process.send_signal(number)
+        assert (await client.message_event()).event == "end"
+        ended = await server.end()
+        assert (ended.status, ended.err) == (0, "")
+
+
+async def test_clients_that_are_killed_are_forgotten() -> None:
+    """A client that ended without a word leaves the server to the others."""
+    async with serving("--heartbeat", "0.1") as (server, port):
+        for _ in range(10):
+            client = await connect(port)
+            await client.stream_events("/sse?key=a")
+            client.vanish()
+        await publish(port, b"1")
+        server.process.terminate()
+        assert (await server.end()).status == 0
+
+
+async def test_a_second_interrupt_ends_it_at_once() -> None:
+    """Without the grace that clients who do not read would have; the status is 130."""
+    async with (
+        serving("--grace", "1000") as (server, port),
+        await connect(port, receive_buffer=4096) as client,
+    ):
+        await client.stream_events("/sse?key=a")
+        for _ in range(10):
+            await publish(port, bytes(1_000_000))
+        server.process.send_signal(signal.SIGINT)
+        with (
+            pytest.raises((ConnectionRefusedError, ConnectionResetError)),
+            trio.fail_after(SECONDS),
+        ):
+            while True:
+                with trio.socket.socket() as connection:
+                    await connection.connect(("127.0.0.1", port))
+        server.process.send_signal(signal.SIGINT)
+        ended = await server.end()
+        assert (ended.status, ended.err) == (130, "")
+
+
+async def test_options_from_the_environment() -> None:
+    """Each option is a variable too."""
+    async with serving(WATCHBUS_SERVE_MAX_KEYS="1") as (_, port), await connect(port) as client:
+        await client.request("/sse?key=a&key=b")
+        assert (await client.response()).error == "too_many_keys"
+
+
+async def test_the_access_log() -> None:
+    """It goes to standard error."""
+    async with serving("--access-log") as (server, port):
+        await publish(port, b"1")
+        assert "POST /publish 200" in await server.error_line()
+
+
+async def test_a_port_that_is_taken() -> None:
+    """Status 1, and one line that says what to do."""
+    async with serving() as (_, port):
+        ended = await command("serve", "--bind", f"127.0.0.1:{port}")
+    assert ended.status == 1
+    assert ended.err == (
+        f"watchbus: cannot listen on 127.0.0.1:{port}: address already in use;"
+        " stop what listens there, or choose another with --bind\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ("--bind nowhere", 2, "host:port"),
+        ("--bind 127.0.0.1:99999", 2, "host:port"),
+        ("--bind ::1:80", 2, "brackets"),
+        ("--bind 0.0.0.0:0", 2, "--allow-anonymous"),
+        ("--bind absent.invalid:0", 1, "choose another with --bind"),
+        ("--bus ftp://user:secret@there", 2, "--bus"),
+        ("--bus memory://there", 2, "--bus"),
+        ("--bus redis://user:secret@there:port", 2, "--bus"),
+        ("--workers 0", 2, "--workers"),
+        ("--workers 2", 2, "--workers 1"),
+        ("--heartbeat 0", 2, "heartbeat"),
+        ("--heartbeat x", 2, "--heartbeat"),
+        ("--grace -1", 2, "grace"),
+        ("--max-keys 0", 2, "max_keys"),
+        ("--certfile /dev/null", 2, "keyfile"),
+        ("--certfile /absent --keyfile /absent", 2, "--certfile"),
+        ("--certfile /etc/passwd --keyfile /etc/passwd", 1, "TLS"),
+        ("--unknown", 2, "--unknown"),
+        ("redis://user:secret@there", 2, "unexpected"),
+    ],
+)
+def test_bad_options(
+    options: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, or 1 where the options are fine and the machine is not; one line; no password."""
+    assert run(["serve", *options.split()]) == status
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert "secret" not in err
+    assert out == ""
+
+
+async def test_arguments_that_are_not_utf8() -> None:
+    """Status 2, and one line."""
+    ended = await command("serve", "--bus", b"memory://\xff")
+    assert (ended.status, ended.err) == (2, "watchbus: arguments must be UTF-8\n")
+
+
+async def test_a_redis_that_is_not_there() -> None:
+    """Status 1 and one line, without the password."""
+    bus = f"redis://user:secret@127.0.0.1:{free_port()}"
+    async with running("serve", "--bind", "127.0.0.1:0", "--bus", bus) as server:
+        ended = await server.end()
+    assert ended.status == 1
+    assert ended.err.count("\n") == 1
+    assert "secret" not in ended.err
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    """A real server."""
+    with running_redis(min(binaries())) as redis:
+        yield redis.url
+
+
+def children(process: int) -> list[int]:
+    """Return the workers of a server, by their ids."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            command_line = (path.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == process and b"spawn_main" in command_line:
+            found.append(int(path.parent.name))
+    return found
+
+
+async def workers_of(server: Running, port: int, count: int) -> list[int]:
+    """Return the ids of a server's workers, once it serves."""
+    await publish(port, b"")
+    await until(lambda: len(children(server.process.pid)) == count)
+    return children(server.process.pid)
+
+
+async def gone(process: int) -> None:
+    """Return once a process has ended."""
+    with trio.fail_after(SECONDS), contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(process, 0)
+            await trio.sleep(0.01)
+
+
+async def test_workers_share_a_socket_and_a_bus(redis_url: str) -> None:
+    """What one of them is given, the clients of each receive; a signal ends them all."""
+    async with serving("--workers", "2", "--bus", redis_url) as (server, port):
+        workers = await workers_of(server, port, 2)
+        async with contextlib.AsyncExitStack() as stack:
+            clients = []
+            for _ in range(10):
+                client = await stack.enter_async_context(await connect(port))
+                await client.stream_events("/sse?key=a")
+                clients.append(client)
+            await publish(port, b"1")
+            for client in clients:
+                assert (await client.message_event()).data == "1"
+            server.process.terminate()
+            for client in clients:
+                assert (await client.message_event()).event == "end"
+        ended = await server.end()
+        assert (ended.status, ended.err) == (0, "")
+        for worker in workers:
+            await gone(worker)
+
+
+async def test_a_worker_that_dies_ends_the_others(redis_url: str) -> None:
+    """So that whoever started the server learns it: status 1, and one line that says which."""
+    async with serving("--workers", "2", "--bus", redis_url) as (server, port):
+        first, second = await workers_of(server, port, 2)
+        os.kill(first, signal.SIGKILL)
+        ended = await server.end()
+        assert ended.status == 1
+        assert f"worker {first} ended by itself" in ended.err
+        assert ended.err.count("\n") == 1
+        await gone(second)
+
+
+async def test_workers_do_not_outlive_their_parent(redis_url: str) -> None:
+    """When it is killed they end, as if told to."""
+    async with serving("--workers", "2", "--bus", redis_url) as (server, port):
+        workers = await workers_of(server, port, 2)
+        server.process.kill()
+        for worker in workers:
+            await gone(worker)

@@ -6,10 +6,12 @@ import ast
 import dataclasses
 import inspect
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 from page_session import ROOT
 
@@ -17,6 +19,7 @@ import trio_watchbus
 import trio_watchbus.testing
 import trio_watchbus.web
 from trio_watchbus import Retention, _protocol
+from trio_watchbus._cli._main import watchbus
 from trio_watchbus._protocol._errors import Code
 from trio_watchbus.abc import WatchOptions
 from trio_watchbus.web import ServerOptions
@@ -135,3 +138,31 @@ def test_the_defaults_in_the_reference_are_those_of_the_code() -> None:
     for name, shown in rows.items():
         if name in defaults:
             assert float(shown.replace(",", "")) == defaults[name], name
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """All commands below `command`, and their names."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    context = click.Context(command)
+    for inner_name in command.list_commands(context):
+        inner = command.get_command(context, inner_name)
+        assert inner is not None
+        yield from commands(inner, f"{name} {inner_name}")
+
+
+def test_each_option_is_an_environment_variable_named_as_the_page_says() -> None:
+    options = [
+        (name, option)
+        for name, command in commands(watchbus, "watchbus")
+        for option in command.params
+        if isinstance(option, click.Option)
+    ]
+    assert len(options) > 40
+    for name, option in options:
+        flag = option.opts[0].removeprefix("--")
+        named = re.sub(r"[ -]", "_", f"{name} {flag}").upper()
+        shared = f"WATCHBUS_{flag}".upper()
+        shares = name in ("watchbus watch", "watchbus publish") and flag in ("bus", "token")
+        assert option.envvar == (shared if shares else named)

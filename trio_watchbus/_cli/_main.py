@@ -43,7 +43,22 @@ class _Commands(click.Group):
             if (error.name or "").startswith("trio_watchbus"):
                 raise
             return _not_installed(cmd_name, extra)
+        _name_variables(command, f"watchbus_{cmd_name}")
         return command
+
+
+def _name_variables(command: click.Command, name: str) -> None:
+    """Let options be given as environment variables, named as they are on the command line.
+
+    Click would name them as the arguments of the functions are.
+    """
+    if isinstance(command, click.Group):
+        for inner_name, inner in command.commands.items():
+            _name_variables(inner, f"{name}_{inner_name}")
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            flag = option.opts[0].removeprefix("--").replace("-", "_")
+            option.envvar = f"{name}_{flag}".upper()
 
 
 def _not_installed(name: str, extra: str) -> click.Command:
@@ -70,9 +85,7 @@ def run(arguments: list[str]) -> int:
     try:
         for argument in arguments:
             argument.encode()
-        result = watchbus.main(
-            arguments, prog_name="watchbus", standalone_mode=False, auto_envvar_prefix="WATCHBUS"
-        )
+        result = watchbus.main(arguments, prog_name="watchbus", standalone_mode=False)
     except UnicodeEncodeError:
         return _fail("arguments must be UTF-8", 2)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -430,23 +430,26 @@ class RedisWatchBus(WatchBus):
 async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
     """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
     error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bus._cut_when_cancelled)
-        try:
-            await bus._start(nursery)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus._cut_when_cancelled)
             try:
-                with bus._body:
-                    yield bus
-            finally:
-                await bus._leave()
-                bus.close()
-        except HopelessError as trouble:
-            error = _hopeless(trouble)
-        except BaseException as raised:  # noqa: BLE001
-            error = raised
-        nursery.cancel_scope.cancel()
-    for link in bus._links:
-        link.disconnect()
+                await bus._start(nursery)
+                try:
+                    with bus._body:
+                        yield bus
+                finally:
+                    await bus._leave()
+                    bus.close()
+            except HopelessError as trouble:
+                error = _hopeless(trouble)
+            except BaseException as raised:  # noqa: BLE001
+                error = raised
+            nursery.cancel_scope.cancel()
+    finally:
+        # Also where a cancel from outside is raised at the nursery's end.
+        for link in bus._links:
+            link.disconnect()
     failure = bus._failure
     if failure is not None and (
         error is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,7 +18,12 @@ import trio_websocket
 import trustme
 from served import served, until
 
-from trio_watchbus import BusUnavailableError, WatchLaggedError, open_watchbus
+from trio_watchbus import (
+    BusUnavailableError,
+    PublishUnknownError,
+    WatchLaggedError,
+    open_watchbus,
+)
 from trio_watchbus._remote import _bus
 from trio_watchbus._remote._bus import RemoteWatchBus, open_remote_watchbus
 from trio_watchbus.testing import FaultProxy
@@ -162,6 +169,40 @@ async def test_a_server_of_something_else_is_noticed_at_once() -> None:
 
     async with tcp(talk) as url:
         assert "does not answer as a WebSocket server" in await refusal(url)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ],
+    ids=["page", "bare", "wrong"],
+)
+async def test_an_answer_that_is_no_handshake_is_noticed_at_once(answer: bytes) -> None:
+    async def reply(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(answer)
+        async for _ in stream:
+            pass
+
+    async with tcp(reply) as url:
+        said = await refusal(url)
+        assert "WebSocket" in said or "200" in said
+
+
+async def test_a_server_that_resets_at_once_is_noticed_at_once() -> None:
+    async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
+
+        async def reset() -> None:
+            await proxy.to_target.wait_seen()
+            proxy.cut(reset=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reset)
+            proxy.to_target.hold()
+            assert "broke" in await refusal(f"http://127.0.0.1:{proxy.port}")
 
 
 async def test_a_server_that_says_nothing_is_given_up() -> None:
@@ -421,6 +462,90 @@ async def test_limits_of_the_server_are_told() -> None:
         assert server.bus.position.endswith("-0")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"op": "error", "code": "failed", "detail": "a fault"},
+        {"op": "error", "code": "publish_unknown", "detail": "who knows"},
+        {"op": "watched_keys", "keys": []},
+    ],
+    ids=["failed", "unknown", "another"],
+)
+async def test_a_publish_with_an_answer_that_says_nothing_certain_is_unknown(
+    answer: dict[str, Any],
+) -> None:
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        while True:
+            frame = await hear(connection)
+            await say(connection, {**answer, "id": frame["id"]})
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus:
+        with pytest.raises(PublishUnknownError) as caught:
+            await bus.publish("k", b"", idempotency_key="mine")
+        assert caught.value.idempotency_key == "mine"
+        with pytest.raises(BusUnavailableError):
+            await bus.latest("k")
+
+
+async def test_a_publish_refused_after_one_that_may_have_arrived_is_unknown() -> None:
+    connections = 0
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        nonlocal connections
+        connections += 1
+        connection = await greeted(request)
+        frame = await hear(connection)
+        if connections == 1:
+            await connection.aclose(1011)
+        else:
+            answer = {"op": "error", "id": frame["id"], "code": "unavailable", "detail": ""}
+            await say(connection, answer)
+            # The first attempt of this one is refused.
+            frame = await hear(connection)
+            await say(connection, {**answer, "id": frame["id"]})
+            await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus:
+        with pytest.raises(PublishUnknownError):
+            await bus.publish("k", b"")
+        with pytest.raises(BusUnavailableError) as caught:
+            await bus.publish("k", b"")
+        assert not isinstance(caught.value, PublishUnknownError)
+
+
+async def test_a_fault_of_the_bus_itself_is_raised_and_hides_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RemoteWatchBus, "_take_refusal", fail)
+    async with served(max_watches=1) as server:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with open_remote_watchbus(server.url) as bus, bus.watch("a"), bus.watch("b"):
+                pass
+        assert caught.group_contains(ZeroDivisionError)
+
+
+WITHOUT_EXTRA = """
+import sys
+sys.modules["trio_websocket"] = None
+import trio_watchbus
+try:
+    trio_watchbus.open_watchbus("http://127.0.0.1")
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_the_extra_it_is_said_what_to_install() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRA], check=True, capture_output=True, text=True
+    )
+    assert "pip install 'trio-watchbus[client]'" in ran.stdout
+
+
 # Leaving
 
 
@@ -504,3 +629,19 @@ async def test_a_closed_bus_reconnects_no_more(monkeypatch: pytest.MonkeyPatch) 
         await until(lambda: not proxy.statistics().connections)
         assert proxy.statistics().accepted == 1
         assert not bus.statistics().connected
+
+
+async def test_a_bus_that_is_closed_while_it_reconnects_lets_go() -> None:
+    async with (
+        served() as server,
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_remote_watchbus(f"http://127.0.0.1:{proxy.port}") as bus,
+    ):
+        proxy.to_client.hold()
+        proxy.cut()
+        await until(lambda: proxy.statistics().connections)
+        bus.close()
+        proxy.to_client.release()
+        await until(lambda: not proxy.statistics().connections)
+        with pytest.raises(trio.ClosedResourceError):
+            await bus.publish("k", b"")

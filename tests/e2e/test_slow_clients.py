@@ -125,5 +125,6 @@ async def test_a_stream_that_fails_is_logged_and_ended(
         async with await server.connect() as client:
             end = await client.stream_events("/sse?key=a")
             assert (end.event, end.data) == ("end", '{"reason":"unavailable"}')
-            await client.is_closed()
+            with pytest.raises(EOFError):
+                await client.event()
     assert "inside" in caplog.text

@@ -1,0 +1,153 @@
+"""A stream of events as the body of a response, without a network and with a clock of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_watchbus import InMemoryWatchBus, Message, Retention
+from trio_watchbus.web._drain import Drain
+from trio_watchbus.web._query import StreamQuery
+from trio_watchbus.web._sse import raw_event
+from trio_watchbus.web._stream import EventStream
+
+
+@asynccontextmanager
+async def streaming(
+    bus: InMemoryWatchBus,
+    *,
+    after: str | None = None,
+    history: int = 0,
+    drain: Drain | None = None,
+    encode: Callable[[Message], bytes] = raw_event,
+) -> AsyncIterator[EventStream]:
+    """A stream of the key ``a``, whose opening was read."""
+    watches = bus.statistics().watches
+    query = StreamQuery(["a"], [], after, history, json=False)
+    async with EventStream(bus, query, encode, drain or Drain(), 15) as stream:
+        assert (await anext(stream)).startswith(b"retry: ")
+        yield stream
+    assert bus.statistics().watches == watches
+
+
+async def test_a_bookmark_comes_after_each_heartbeat(autojump_clock: MockClock) -> None:
+    """Whenever nothing was sent for so long, and not before."""
+    bus = InMemoryWatchBus()
+    async with streaming(bus) as stream:
+        start = trio.current_time()
+        for beat in (1, 2):
+            position = await bus.publish("other", b"")
+            assert await anext(stream) == f"id: {position}\n\n".encode()
+            assert trio.current_time() - start == pytest.approx(15 * beat)
+
+
+async def test_waiting_for_a_message_is_a_cancellation_point_that_loses_none() -> None:
+    bus = InMemoryWatchBus()
+    async with streaming(bus) as stream:
+        with trio.move_on_after(0):
+            await anext(stream)
+        bus.publish_nowait("a", b"1")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(stream)
+        assert b"data: 1\n" in await anext(stream)
+
+
+async def test_a_drain_ends_a_stream_that_waits_and_one_that_does_not() -> None:
+    """What waits is left for the next connection, and nothing follows the end."""
+    bus = InMemoryWatchBus()
+    drain = Drain()
+    async with streaming(bus, drain=drain) as waiting, streaming(bus, drain=drain) as busy:
+        chunks = []
+
+        async def wait() -> None:
+            chunks.append(await anext(waiting))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            drain.begin()
+            drain.begin()
+        bus.publish_nowait("a", b"1")
+        chunks.append(await anext(busy))
+        for stream, chunk in zip((waiting, busy), chunks, strict=True):
+            assert b"event: end\ndata: {" in chunk
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+
+async def test_a_stream_after_the_drain_began_ends_at_once() -> None:
+    drain = Drain()
+    drain.begin()
+    async with streaming(InMemoryWatchBus(), drain=drain) as stream:
+        assert b"event: end\n" in await anext(stream)
+
+
+async def test_history_is_followed_by_a_bookmark() -> None:
+    """Its messages may be older than what the bus can resume from."""
+    bus = InMemoryWatchBus(retention=Retention(messages=1))
+    bus.publish_nowait("a", b"1")
+    position = bus.publish_nowait("other", b"")
+    async with streaming(bus, history=1) as stream:
+        chunk = await anext(stream)
+        assert b"data: 1\n" in chunk
+        assert chunk.endswith(f"id: {position}\n\n".encode())
+        bus.publish_nowait("a", b"2")
+        assert (await anext(stream)).endswith(b"data: 2\n\n")
+
+
+async def test_a_position_that_is_lost_again_while_it_is_being_resumed() -> None:
+    """The stream goes on live then, having told the loss."""
+    bus = InMemoryWatchBus(retention=Retention(messages=1))
+    opening = bus._open_watch
+
+    async def overtaken(request: Any) -> Any:
+        if request.after is not None:
+            for _ in range(3):
+                bus.publish_nowait("a", b"old")
+        return await opening(request)
+
+    bus._open_watch = overtaken  # type: ignore[method-assign]
+    query = StreamQuery(["a"], [], "other-1", 0, json=False)
+    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+        assert b'data: {"reason":"epoch","missed":null}' in await anext(stream)
+        bus.publish_nowait("a", b"new")
+        assert (await anext(stream)).endswith(b"data: new\n\n")
+
+
+async def test_an_error_beside_a_cancel_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The framework would raise the cancel and lose the error."""
+    bus = InMemoryWatchBus()
+
+    def fail(_: Message) -> bytes:
+        raise RuntimeError("inside")
+
+    with caplog.at_level(logging.ERROR, "trio_watchbus.web"):
+        async with streaming(bus, encode=fail) as stream:
+            bus.publish_nowait("a", b"1")
+            assert b'event: end\ndata: {"reason":"failed"}' in await anext(stream)
+    assert "inside" in caplog.text
+
+
+async def test_a_bus_that_failed_for_good_ends_the_stream() -> None:
+    bus = InMemoryWatchBus()
+    async with streaming(bus) as stream:
+        bus._dispatcher.close(RuntimeError("inside"))
+        assert b'event: end\ndata: {"reason":"failed"}' in await anext(stream)
+
+
+async def test_a_bus_that_is_closed_already() -> None:
+    """The stream says that there is nothing, and when to come back."""
+    bus = InMemoryWatchBus()
+    bus.close()
+    query = StreamQuery(["a"], [], None, 0, json=False)
+    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+        assert b'event: end\ndata: {"reason":"unavailable"}' in await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)

@@ -34,6 +34,7 @@ HELLO = {
     "position": "e-0",
     "max_message_size": 100,
     "max_frame_size": 1000,
+    "max_request_size": 1000,
 }
 
 Handler = Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]
@@ -458,7 +459,11 @@ async def test_limits_of_the_server_are_told() -> None:
             await bus.publish_many([("k", b"")] * 3)
         with pytest.raises(ValueError, match="in parts"):
             await bus.publish_many([("k", b"x" * 1_000_000)] * 3)
+        with pytest.raises(ValueError, match="several watches"):
+            async with bus.watch_any(["\\" * 500 + str(number) for number in range(100)]):
+                pass
         assert bus.statistics().watches == 1
+        assert bus.statistics().reconnects == 0
         assert server.bus.position.endswith("-0")
 
 

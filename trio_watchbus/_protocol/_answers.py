@@ -47,11 +47,16 @@ class WireMessage(Struct, omit_defaults=True):
 
 
 class Hello(_Answer, tag="hello"):
-    """The first frame of a connection: where the bus is, and how long in bytes things may be."""
+    """The first frame of a connection: where the bus is, and how long things may be.
+
+    `max_message_size` is in bytes of data; in characters, `max_frame_size` is that of a frame that
+    publishes, and `max_request_size` that of any other.
+    """
 
     position: str
     max_message_size: Count
     max_frame_size: Count
+    max_request_size: Count
 
 
 class Watching(_Answer, tag="watching"):

@@ -128,7 +128,7 @@ class RemoteWatchBus(WatchBus):
 
     def __init__(self, options: LinkOptions, timeout: float) -> None:
         self.max_message_size = MAX_MESSAGE_SIZE
-        self._max_frame_size = MAX_MESSAGE_SIZE
+        self._max_frame_size = self._max_request_size = 0
         self._options = options
         self._timeout = timeout
         self._identifiers = count(1)
@@ -182,8 +182,8 @@ class RemoteWatchBus(WatchBus):
         frame = protocol.encode(protocol.PublishMany(identifier, publications, key))
         if len(frame) > self._max_frame_size:
             raise MessageTooLargeError(
-                f"this batch has {len(frame)} bytes as it is sent, and the server takes at most"
-                f" {self._max_frame_size} at once: publish it in parts"
+                f"this batch has {len(frame)} characters as it is sent, and the server takes at"
+                f" most {self._max_frame_size} at once: publish it in parts"
             )
         answer = await self._calls.ask(identifier, frame, protocol.Published, key)
         return list(answer.ids())
@@ -271,6 +271,7 @@ class RemoteWatchBus(WatchBus):
         self._note(hello.position)
         self.max_message_size = hello.max_message_size
         self._max_frame_size = hello.max_frame_size
+        self._max_request_size = hello.max_request_size
         self._link = link
         self._connected_since = time.time()
         self._connections += 1
@@ -411,7 +412,14 @@ class RemoteWatchBus(WatchBus):
 
     async def _decide(self, feed: Feed) -> None:
         """Return once the server has opened the watch; raise why it does not."""
-        self._send(feed.opening())
+        opening = feed.opening()
+        length = len(protocol.encode(opening))
+        if length > self._max_request_size:
+            raise ValueError(
+                f"the names of this watch make a request of {length} characters, and the server"
+                f" reads at most {self._max_request_size}: open several watches"
+            )
+        self._send(opening)
         with trio.move_on_after(self._timeout):
             await feed.decided.wait()
         self._check_open()

@@ -136,7 +136,10 @@ class _Session:
         nursery.start_soon(self._drain)
         await self._send(
             protocol.Hello(
-                self._bus.position, self._bus.max_message_size, max_frame_size(self._bus)
+                self._bus.position,
+                self._bus.max_message_size,
+                max_frame_size(self._bus),
+                self._options.max_inbound_size,
             )
         )
         try:
@@ -192,8 +195,8 @@ class _Session:
         if len(frame) > self._options.max_inbound_size and not publishes:
             raise CloseConnection(
                 protocol.CloseCode.TOO_BIG,
-                f"a frame may have at most {self._options.max_inbound_size} bytes, unless it"
-                " publishes",
+                f"a frame may have at most {self._options.max_inbound_size} characters, unless"
+                " it publishes",
             )
         try:
             await self._take(request)

@@ -154,6 +154,8 @@ class RedisWatchBus(WatchBus):
         self._closed = False
         self._failure: Exception | None = None
         self._body = trio.CancelScope()
+        self._opening = trio.CancelScope()
+        self._working = trio.CancelScope(shield=True)
 
     def __repr__(self) -> str:
         state = (
@@ -255,11 +257,7 @@ class RedisWatchBus(WatchBus):
                 if trio.current_time() >= deadline:
                     raise BusUnavailableError(f"Redis cannot be reached: {trouble}") from trouble
                 await backoff.pause()
-        for line in self._lines:
-            nursery.start_soon(self._guard, line.run)
-            nursery.start_soon(line.expire)
-        nursery.start_soon(self._guard, self._reader.run)
-        nursery.start_soon(self._guard, self._index.keep)
+        nursery.start_soon(self._work)
         with trio.move_on_at(deadline):
             await self._reader.runs.wait()
             await self._reader.reach(facts)
@@ -277,17 +275,35 @@ class RedisWatchBus(WatchBus):
             self._end(error)
             raise
 
-    async def _cut_when_cancelled(self) -> None:
-        """Wake the threads, which no cancel reaches, when the bus is left."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            for link in self._links:
-                link.end()
+    async def _work(self) -> None:
+        """Run the background tasks; a cancel from outside leaves them to `_leave` and `_stop`."""
+        with self._working:
+            async with trio.open_nursery() as nursery:
+                for line in self._lines:
+                    nursery.start_soon(self._guard, line.run)
+                    nursery.start_soon(line.expire)
+                nursery.start_soon(self._guard, self._reader.run)
+                nursery.start_soon(self._guard, self._index.keep)
+
+    async def _stop_when_cancelled(self) -> None:
+        """Wake the threads of opening, which no cancel reaches."""
+        with self._opening:
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not self._opening.cancel_called:
+                    self._stop()
+
+    def _stop(self) -> None:
+        """End the background tasks, and wake their threads."""
+        for link in self._links:
+            link.end()
+        self._working.cancel()
 
     async def _leave(self) -> None:
         """Take this process out of the index, if Redis is there."""
-        if self._failure is None and self._reader.connected_since is not None:
+        stopped = self._working.cancel_called or self._failure is not None
+        if not stopped and self._reader.connected_since is not None:
             with trio.move_on_after(_FAREWELL_SECONDS, shield=True):
                 await self._index.say_farewell()
 
@@ -432,9 +448,10 @@ async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bus._cut_when_cancelled)
+            nursery.start_soon(bus._stop_when_cancelled)
             try:
                 await bus._start(nursery)
+                bus._opening.cancel()
                 try:
                     with bus._body:
                         yield bus
@@ -445,6 +462,7 @@ async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
                 error = _hopeless(trouble)
             except BaseException as raised:  # noqa: BLE001
                 error = raised
+            bus._stop()
             nursery.cancel_scope.cancel()
     finally:
         # Also where a cancel from outside is raised at the nursery's end.

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Ask = TypeVar("Ask")
 Answer = TypeVar("Answer")
 
+_FEW = 32
+"""Asks that are not worth two groups: Redis needs less time for them than a trip does."""
+
 PAUSES = (0.02, 1.0)
 """Seconds of the first pause between attempts, and of the longest."""
 
@@ -182,11 +185,13 @@ class Line(ABC, Generic[Ask, Answer]):
             if not self._queue:
                 self._wake = trio.Event()
                 await self._wake.wait()
+            # Half of what waits, so that Redis is at one half while callers are at the other.
+            most = max(_FEW, len(self._queue) // 2)
             while self._queue:
                 job = self._queue[0]
                 if job.task is not None:
                     weight += self.weight(job.ask)
-                    if group and weight > self.heaviest:
+                    if group and (weight > self.heaviest or len(group) >= most):
                         break
                     group.append(job)
                 self._queue.popleft()

@@ -36,6 +36,11 @@ local INDEX = NAMESPACE .. 'index'
 local PROCESSES = NAMESPACE .. 'processes'
 local PROCESS = NAMESPACE .. 'process:'
 
+-- For so many milliseconds the log keeps up to so many times as many messages, within its bytes:
+-- for a reader that stood still while much was published.
+local GRACE = 10000
+local BURST = 16
+
 local call = redis.call
 
 local function whole(number)
@@ -249,8 +254,8 @@ local function publish()
   end
   call('HSET', META, 'seq', whole(held.seq), 'bytes', whole(held.bytes))
 
-  -- A mark for each 64th of what the log keeps; then the log is trimmed to the newest mark below
-  -- which nothing has to be kept, so never by too much, and by at most a 64th too little.
+  -- A mark for each 64th of what the log keeps; then the log is trimmed to the
+  -- newest mark below which nothing has to be kept, so never by too much.
   local seq, bytes, time
   if mark then
     seq, bytes, time = string.match(mark, '^(%d+) (%d+) (%d+)$')
@@ -270,10 +275,11 @@ local function publish()
       break
     end
     seq, bytes, time = string.match(oldest, '^(%d+) (%d+) (%d+)$')
+    local newer, old = held.seq - seq, now - time
     if
-      held.seq - seq < messages_bound
+      (newer < messages_bound or (newer < messages_bound * BURST and old < GRACE))
       and held.bytes - bytes < bytes_bound
-      and (age_bound == 0 or now - time < age_bound)
+      and (age_bound == 0 or old < age_bound)
     then
       break
     end

@@ -142,11 +142,13 @@ class Dispatcher:
         """Put into `watch`, which is behind, what comes next in the journal.
 
         Raises:
-            WatchLaggedError: the journal no longer holds it.
+            WatchLaggedError: the journal no longer holds it; what it does hold is in the buffer,
+                so that after a loss at least so much is received before the next.
         """
         request = watch.request
+        lagged = None
         if watch.epoch != self.epoch or watch.cursor < self.oldest.sequence:
-            self._pass_loss(watch)
+            lagged = self._pass_loss(watch)
         wanted = watch.unread
         if request.overflow != "latest":
             wanted = min(wanted, request.buffer_size)
@@ -164,6 +166,8 @@ class Dispatcher:
         watch.load(taken)
         if not watch.unread:
             watch.catch_up()
+        if lagged is not None:
+            raise lagged
 
     def head(self, watch: BufferedWatch) -> str:
         """Return where `watch`, whose buffer is empty, is."""
@@ -206,8 +210,8 @@ class Dispatcher:
             )
         )
 
-    def _pass_loss(self, watch: BufferedWatch) -> None:
-        """Move `watch` past what is no longer held; raise or count that."""
+    def _pass_loss(self, watch: BufferedWatch) -> WatchLaggedError | None:
+        """Move `watch` past what is no longer held; count that, or return the error to raise."""
         held = len(watch.request.select(self.journal.since(self.oldest.sequence)))
         rewritten = watch.epoch != self.epoch
         missed = watch.unread - held
@@ -216,7 +220,8 @@ class Dispatcher:
         watch.unread = held
         watch.gap = False
         if rewritten:
-            raise WatchLaggedError(None, str(self.oldest), "epoch")
+            return WatchLaggedError(None, str(self.oldest), "epoch")
         if missed and told:
-            raise WatchLaggedError(missed, str(self.oldest))
+            return WatchLaggedError(missed, str(self.oldest))
         watch.dropped += missed
+        return None

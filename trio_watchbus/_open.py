@@ -7,7 +7,7 @@ from typing import Any
 
 from ._memory import InMemoryWatchBus
 from ._redis._bus import open_redis_watchbus
-from ._remote._bus import open_remote_watchbus
+from ._remote._open import open_remote_watchbus
 from .abc import WatchBus
 
 

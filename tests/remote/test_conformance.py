@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from served import served
 
-from trio_watchbus import InMemoryWatchBus, Retention
-from trio_watchbus._remote._bus import RemoteWatchBus, open_remote_watchbus
+from trio_watchbus import InMemoryWatchBus, RemoteWatchBus, Retention, open_remote_watchbus
 from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import WATCHBUS_CHECKS, WatchBusCheck
 

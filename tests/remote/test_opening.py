@@ -21,11 +21,12 @@ from served import served, until
 from trio_watchbus import (
     BusUnavailableError,
     PublishUnknownError,
+    RemoteWatchBus,
     WatchLaggedError,
+    open_remote_watchbus,
     open_watchbus,
 )
 from trio_watchbus._remote import _bus
-from trio_watchbus._remote._bus import RemoteWatchBus, open_remote_watchbus
 from trio_watchbus.testing import FaultProxy
 from trio_watchbus.testing._cancelling import cancel_everywhere
 

@@ -15,11 +15,12 @@ from trio_watchbus import (
     BusUnavailableError,
     InMemoryWatchBus,
     PublishUnknownError,
+    RemoteWatchBus,
     Retention,
     WatchLaggedError,
+    open_remote_watchbus,
 )
 from trio_watchbus._remote import _bus
-from trio_watchbus._remote._bus import RemoteWatchBus, open_remote_watchbus
 from trio_watchbus.abc import Watch
 from trio_watchbus.testing import FaultProxy
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterable
 from functools import partial
 from itertools import count
 from secrets import token_hex
@@ -31,7 +28,6 @@ from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_pu
 from .._request import WatchRequest
 from .._statistics import RemoteBusStatistics
 from ..abc import Publication, WatchBus
-from ._address import Address
 from ._calls import Calls
 from ._feed import Feed
 
@@ -44,79 +40,6 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 3.0
 """Seconds between attempts to reach the server: soon back after a restart, and no burden to one
 that a thousand clients wait for."""
-
-_TOKEN = re.compile("[!-~]+", re.ASCII)
-
-
-def open_remote_watchbus(
-    url: str,
-    *,
-    token: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    publish_timeout: float = 10.0,
-    connect_timeout: float = 10.0,
-    heartbeat: float = 15.0,
-    heartbeat_timeout: float = 10.0,
-) -> AbstractAsyncContextManager[RemoteWatchBus]:
-    """Return a bus that is served elsewhere, to be entered with ``async with``.
-
-    All its watches and publishes share one WebSocket. When that breaks, it reconnects by itself,
-    with growing pauses: watches go on where they were, or raise `WatchLaggedError` where the
-    server no longer holds what follows, and publishes are sent again, to be stored once. What
-    only other settings heal (another token, say) ends the watches with
-    `trio.BrokenResourceError`, cancels the body of the ``async with``, and is raised there as a
-    `BusUnavailableError`. Leaving it takes less than a second, whatever the server does.
-
-    A watch that replays lets no more messages come than its buffer holds; what its consumer is too
-    slow for waits in the server's journal. Watches of the other kinds drop here and, where the
-    network is what is slow, at the server.
-
-    Args:
-        url: ``http://host[:port][/path]``, or likewise with ``https``, ``ws`` or ``wss``, where
-            path is what the routes are mounted under.
-        token: sent as a bearer token; shown nowhere.
-        ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
-        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
-            opening a watch, and asking for something.
-        connect_timeout: seconds in which a connection has to stand, above 0.
-        heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
-        heartbeat_timeout: seconds that it has to say something then, above 0, before the
-            connection counts as lost.
-
-    Raises:
-        ImportError: trio-websocket is not installed.
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range, or the URL is none.
-        BusUnavailableError: on entering: the server cannot be reached, or refuses; it says what.
-    """
-    try:
-        from ._link import LinkOptions  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "a remote bus needs trio-websocket: pip install 'trio-watchbus[client]'"
-        ) from error
-    if not isinstance(url, str):
-        raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
-    address = Address.parse(url)
-    if ssl_context is not None and not address.tls:
-        raise ValueError("ssl_context is for https:// and wss:// URLs")
-    for name, seconds in (
-        ("publish_timeout", publish_timeout),
-        ("connect_timeout", connect_timeout),
-        ("heartbeat", heartbeat),
-        ("heartbeat_timeout", heartbeat_timeout),
-    ):
-        if not seconds > 0:
-            raise ValueError(f"{name} must be above 0 s, not {seconds}")
-    options = LinkOptions(
-        address=address,
-        headers=() if token is None else ((b"Authorization", _bearer(token)),),
-        ssl_context=ssl_context,
-        connect_timeout=connect_timeout,
-        heartbeat=heartbeat,
-        heartbeat_timeout=heartbeat_timeout,
-    )
-    return _opened(RemoteWatchBus(options, publish_timeout))
 
 
 @final
@@ -434,30 +357,6 @@ class RemoteWatchBus(WatchBus):
             self._send(protocol.Unwatch(feed.identifier))
 
 
-@asynccontextmanager
-async def _opened(bus: RemoteWatchBus) -> AsyncIterator[RemoteWatchBus]:
-    """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            await nursery.start(bus._run)
-            with bus._body:
-                yield bus
-            await bus._leave()
-        except BaseException as raised:  # noqa: BLE001
-            error = raised
-            bus.close()
-        nursery.cancel_scope.cancel()
-    failure = bus._failure
-    if failure is not None and (
-        error is None
-        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
-    ):
-        raise failure
-    if error is not None:
-        raise error
-
-
 def _name_of_publish(idempotency_key: str | None) -> str:
     """Return a name for a publish, as it may have to be sent twice."""
     if idempotency_key is None:
@@ -470,11 +369,3 @@ def _parse(position: str) -> Position:
         return Position.parse(position)
     except InvalidPositionError as error:
         raise protocol.MalformedFrameError(str(error)) from None
-
-
-def _bearer(token: str) -> bytes:
-    if not isinstance(token, str):
-        raise TypeError(f"a token is a str, not {type(token).__name__}")
-    if not _TOKEN.fullmatch(token):
-        raise ValueError("a token is of printable ASCII characters, without spaces")
-    return b"Bearer " + token.encode()

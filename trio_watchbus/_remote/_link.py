@@ -64,7 +64,7 @@ class LinkOptions:
     Attributes:
         address: where to.
         headers: further headers of the request; a secret may be among them.
-        ssl_context: for TLS.
+        ssl_context: for TLS; None where the address is spoken to without.
         connect_timeout: seconds until the server has to have said its first word.
         heartbeat: seconds of silence after which the server is asked whether it is there.
         heartbeat_timeout: seconds that it may take to answer.
@@ -161,11 +161,13 @@ class Link:
             stream = await trio.open_tcp_stream(address.host, address.port)
         except OSError as error:
             raise LinkError(_reason(error)) from None
-        if not address.tls:
+        if self._options.ssl_context is None:
             return stream
-        context = self._options.ssl_context or ssl.create_default_context()
         secured = trio.SSLStream(
-            stream, context, server_hostname=address.host, https_compatible=True
+            stream,
+            self._options.ssl_context,
+            server_hostname=address.host,
+            https_compatible=True,
         )
         try:
             await secured.do_handshake()

@@ -1,0 +1,118 @@
+"""Opening and leaving the bus that is served elsewhere."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+
+from ._address import Address
+from ._bus import RemoteWatchBus
+
+_TOKEN = re.compile("[!-~]+", re.ASCII)
+
+
+def open_remote_watchbus(
+    url: str,
+    *,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    publish_timeout: float = 10.0,
+    connect_timeout: float = 10.0,
+    heartbeat: float = 15.0,
+    heartbeat_timeout: float = 10.0,
+) -> AbstractAsyncContextManager[RemoteWatchBus]:
+    """Return a bus that is served elsewhere, to be entered with ``async with``.
+
+    All its watches and publishes share one WebSocket. When that breaks, it reconnects by itself,
+    with growing pauses: watches go on where they were, or raise `WatchLaggedError` where the
+    server no longer holds what follows, and publishes are sent again, to be stored once. What
+    only other settings heal (another token, say) ends the watches with
+    `trio.BrokenResourceError`, cancels the body of the ``async with``, and is raised there as a
+    `BusUnavailableError`. Leaving it takes less than a second, whatever the server does.
+
+    A watch that replays lets no more messages come than its buffer holds; what its consumer is too
+    slow for waits in the server's journal. Watches of the other kinds drop here and, where the
+    network is what is slow, at the server.
+
+    Args:
+        url: ``http://host[:port][/path]``, or likewise with ``https``, ``ws`` or ``wss``, where
+            path is what the routes are mounted under.
+        token: sent as a bearer token; shown nowhere.
+        ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
+        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
+            opening a watch, and asking for something.
+        connect_timeout: seconds in which a connection has to stand, above 0.
+        heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
+        heartbeat_timeout: seconds that it has to say something then, above 0, before the
+            connection counts as lost.
+
+    Raises:
+        ImportError: trio-websocket is not installed.
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range, or the URL is none.
+        BusUnavailableError: on entering: the server cannot be reached, or refuses; it says what.
+    """
+    try:
+        from ._link import LinkOptions  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "a remote bus needs trio-websocket: pip install 'trio-watchbus[client]'"
+        ) from error
+    if not isinstance(url, str):
+        raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
+    address = Address.parse(url)
+    if ssl_context is not None and not address.tls:
+        raise ValueError("ssl_context is for https:// and wss:// URLs")
+    for name, seconds in (
+        ("publish_timeout", publish_timeout),
+        ("connect_timeout", connect_timeout),
+        ("heartbeat", heartbeat),
+        ("heartbeat_timeout", heartbeat_timeout),
+    ):
+        if not seconds > 0:
+            raise ValueError(f"{name} must be above 0 s, not {seconds}")
+    options = LinkOptions(
+        address=address,
+        headers=() if token is None else ((b"Authorization", _bearer(token)),),
+        ssl_context=ssl_context or (ssl.create_default_context() if address.tls else None),
+        connect_timeout=connect_timeout,
+        heartbeat=heartbeat,
+        heartbeat_timeout=heartbeat_timeout,
+    )
+    return _opened(RemoteWatchBus(options, publish_timeout))
+
+
+@asynccontextmanager
+async def _opened(bus: RemoteWatchBus) -> AsyncIterator[RemoteWatchBus]:
+    """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(bus._run)
+            with bus._body:
+                yield bus
+            await bus._leave()
+        except BaseException as raised:  # noqa: BLE001
+            error = raised
+            bus.close()
+        nursery.cancel_scope.cancel()
+    failure = bus._failure
+    if failure is not None and (
+        error is None
+        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
+    ):
+        raise failure
+    if error is not None:
+        raise error
+
+
+def _bearer(token: str) -> bytes:
+    if not isinstance(token, str):
+        raise TypeError(f"a token is a str, not {type(token).__name__}")
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("a token is of printable ASCII characters, without spaces")
+    return b"Bearer " + token.encode()

@@ -43,9 +43,9 @@ class Names:
             InvalidKeyError: it is empty, too long, or has a control character.
         """
         start = check_key(namespace, "namespace").encode()
-        self.meta = start + b":meta"
-        self.log = start + b":log"
-        self.keys = start + b":keys"
+        self.meta: bytes = start + b":meta"
+        self.log: bytes = start + b":log"
+        self.keys: bytes = start + b":keys"
         self._stream = start + b":key:"
 
     def script(self, *arguments: bytes | str | int) -> Command:

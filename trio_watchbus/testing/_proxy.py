@@ -67,10 +67,10 @@ class FaultDirection:
     )
 
     def __init__(self) -> None:
-        self.delay = 0.0
+        self.delay: float = 0.0
         self.piece_size: int | None = None
-        self.seen_bytes = 0
-        self.swallowed_bytes = 0
+        self.seen_bytes: int = 0
+        self.swallowed_bytes: int = 0
         self._held = False
         self._swallows = False
         self._changed = trio.Event()
@@ -154,9 +154,9 @@ class FaultProxy:
     def __init__(self, target: tuple[str, int] | str | os.PathLike[str]) -> None:
         self.target = target
         self.host = "127.0.0.1"
-        self.port = 0
-        self.to_target = FaultDirection()
-        self.to_client = FaultDirection()
+        self.port: int = 0
+        self.to_target: FaultDirection = FaultDirection()
+        self.to_client: FaultDirection = FaultDirection()
         self._accepted = 0
         # For each client's stream the streams of its connection: the target's comes second.
         self._connections: dict[trio.SocketStream, list[trio.SocketStream]] = {}

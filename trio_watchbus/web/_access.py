@@ -7,10 +7,10 @@ one at ``Origin``, it does so over WebSocket, which knows no other bounds, or pu
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 from urllib.parse import urlsplit
 
-from quart import Request, Response, Websocket
+from quart import Request, Response
 
 from ._options import WebOptions
 from ._refusal import Refusal
@@ -32,21 +32,23 @@ class AccessPolicy:
         self._hosts = _LOOPBACK | {host.lower() for host in options.allowed_hosts}
         self._origins = frozenset(origin.lower() for origin in options.allowed_origins)
 
-    def check(self, request: Request | Websocket) -> None:
-        """Return if `request` may be served.
+    def check(self, host: str, origin: str | None, server: tuple[str, Any] | None) -> None:
+        """Return if a request may be served.
+
+        Args:
+            host: its header ``Host``, or nothing.
+            origin: its header ``Origin``, if any.
+            server: address and port that it came to, if they are known.
 
         Raises:
             Refusal: its host or origin is not allowed.
         """
-        host = request.headers.get("Host", "")
         name = _host_name(host)
         # A page cannot have the browser name an address that it is not at, only a name of its own.
-        server = request.scope.get("server")
         if name not in self._hosts and (server is None or name != server[0]):
             raise Refusal(
                 403, "host_not_allowed", "this server does not go by that name (header Host)"
             )
-        origin = request.headers.get("Origin")
         if origin is not None and not self._is_same(origin, host):
             self._check_foreign(origin)
 

@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ..abc import WatchBus
+from ._answer import STATUS
 from ._options import WebOptions
 from ._routes import WatchBusBlueprint, answer_error, watchbus_blueprint
 
@@ -32,10 +33,6 @@ def app_of(blueprint: WatchBusBlueprint) -> QuartTrio:
     app.register_error_handler(HTTPException, answer_error)
     cast("Any", app).asgi_app = _FinishingApp(app.asgi_app)
     return app
-
-
-STATUS = "trio_watchbus.status"
-"""Where the scope of a request holds the status that it was answered with."""
 
 
 class _FinishingApp:

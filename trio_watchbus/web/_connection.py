@@ -9,7 +9,9 @@ import trio
 from quart import Websocket
 
 from .._protocol import CloseCode
+from ._client import CLIENT, ClientStream
 from ._drain import Drain
+from ._frames import frame_of
 
 _INBOX_MESSAGES = 10
 """Messages from a client that may wait to be looked at before it has to wait itself: as many as
@@ -46,6 +48,8 @@ class Connection:
         self._websocket = websocket
         self._max_size = max_size
         self._closed = False
+        # Where the server is ours there is a shorter way than by Quart and hypercorn.
+        self._client: ClientStream | None = websocket.scope.get("state", {}).get(CLIENT)
 
     async def receive(self) -> str | bytes:
         """Return the next message from the client; a cancel loses none.
@@ -63,14 +67,18 @@ class Connection:
             )
         return message
 
-    async def send(self, data: str | bytes) -> None:
-        """Send one message; several tasks may send at once, and each message arrives whole.
+    async def send(self, *messages: str | bytes) -> None:
+        """Send messages; several tasks may send at once, and each message arrives whole.
 
         Waits while the client reads slowly, and not even a cancel ends that: the server's write
         deadline does.
         """
-        await self._websocket.send(data)
-        # Without a client, sending is over at once, and does not let others run.
+        if self._client is not None:
+            await self._client.send_frames(b"".join(map(frame_of, messages)))
+        else:
+            for message in messages:
+                await self._websocket.send(message)
+        # Without a client, or with one that takes it all, sending is over at once.
         await trio.lowlevel.checkpoint()
 
     async def close(self, code: int, reason: str = "") -> None:

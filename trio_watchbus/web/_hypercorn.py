@@ -17,12 +17,9 @@ from hypercorn.typing import (
     Scope,
 )
 
-from ._app import STATUS
-from ._client import ClientStream
+from ._answer import STATUS
+from ._client import CLIENT, ClientStream
 from ._options import ServerOptions
-
-CLIENT = "trio_watchbus.client"
-"""Where the state of a request holds the `ClientStream` that it came by."""
 
 _LOGGED = "trio_watchbus.logged"
 

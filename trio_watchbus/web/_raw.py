@@ -58,12 +58,10 @@ async def _send_messages(
         how["after"] = query.after
     try:
         async with bus.watch_any(query.keys, query.prefixes, **how) as watch:
-            while not drain.begun.is_set():
-                messages: list[Message] = []
-                with drain.interrupting(inf):
+            with drain.interrupting(inf):
+                while True:
                     messages = await watch.receive_batch()
-                for message in messages:
-                    await connection.send(encode(message))
+                    await connection.send(*map(encode, messages))
     except HistoryLostError as lost:
         raise CloseConnection(_LOST, f"messages are lost: {lost.reason}") from None
     except WatchLaggedError as lagged:

@@ -21,8 +21,8 @@ from hypercorn.utils import wrap_app
 
 from ..abc import WatchBus
 from ._app import app_of
-from ._client import ClientStream
-from ._hypercorn import CLIENT, WebSocketGuard, make_config
+from ._client import CLIENT, ClientStream
+from ._hypercorn import WebSocketGuard, make_config
 from ._listen import Bind, open_socket, url_of
 from ._options import ServerOptions
 from ._routes import watchbus_blueprint
@@ -89,7 +89,8 @@ async def serve_socket(
         config = make_config(options, max_frame_size(bus))
         tls = config.create_ssl_context()
         url = url_of(listening, tls=tls is not None)
-        app = wrap_app(WebSocketGuard(app_of(blueprint), options.heartbeat), 0, "asgi")
+        plain = blueprint.publish_beneath(app_of(blueprint))
+        app = wrap_app(WebSocketGuard(plain, options.heartbeat), 0, "asgi")
         state = LifespanState({})
         lifespan = Lifespan(app, config, state)
         async with trio.open_nursery() as nursery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self, Unpack, final
@@ -49,6 +49,8 @@ class EventStream(ResponseBody):
         encode: from a message to its event.
         drain: ends the stream.
         heartbeat: seconds after which an idle stream gets a bookmark.
+        send_chunk: sends a chunk of the response by a shorter way than being iterated, if there
+            is one. Then only what comes first, and what is not messages, is iterated.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class EventStream(ResponseBody):
         encode: Callable[[Message], bytes],
         drain: Drain,
         heartbeat: float,
+        send_chunk: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> None:
         self._bus = bus
         self._query = query
         self._encode = encode
         self._drain = drain
         self._heartbeat = heartbeat
+        self._send_chunk = send_chunk
         self._opened: AbstractAsyncContextManager[Watch] | None = None
         self._watch: Watch
         # What is to be sent before the watch is asked for more.
@@ -103,6 +107,10 @@ class EventStream(ResponseBody):
             if not self._messages:
                 with self._drain.interrupting(self._heartbeat):
                     self._messages.extend(await self._watch.receive_batch())
+                    while self._send_chunk is not None:
+                        while self._messages:
+                            await self._send_chunk(self._chunk())
+                        self._messages.extend(await self._watch.receive_batch())
             if self._messages:
                 return self._chunk()
             if self._drain.begun.is_set():

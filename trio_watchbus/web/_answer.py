@@ -1,0 +1,62 @@
+"""What a request is answered, whoever sends it."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import msgspec
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from ._refusal import RETRY_AFTER, Refusal, refusal_of
+
+STATUS = "trio_watchbus.status"
+"""Where the scope of a request holds the status that it was answered with."""
+
+logger = logging.getLogger("trio_watchbus.web")
+
+
+class Answer(NamedTuple):
+    """A whole response; its body is JSON.
+
+    Attributes:
+        body: the JSON.
+        status: the HTTP status.
+        headers: those that only this kind of answer has.
+    """
+
+    body: bytes
+    status: int
+    headers: dict[str, str]
+
+
+def json_answer(fields: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
+    """Return the answer that says `fields`."""
+    return Answer(msgspec.json.encode(fields), status, headers or {})
+
+
+def error_answer(error: Exception) -> Answer:
+    """Return the answer to a request that raised `error`, without anything from inside.
+
+    Logs what is a fault of ours.
+    """
+    headers: dict[str, str] = {}
+    refusal = refusal_of(error)
+    if refusal is None:
+        if isinstance(error, HTTPException) and error.code is not None:
+            refusal = Refusal(
+                error.code, error.name.lower().replace(" ", "_"), error.description or error.name
+            )
+            if isinstance(error, MethodNotAllowed):
+                headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        else:
+            logger.error("a request failed", exc_info=error)
+            refusal = Refusal(500, "internal", "a fault of the server; it has been logged")
+    if refusal.code == "ambiguous_body":
+        # What a proxy before this server took for the next request may be in it.
+        headers["Connection"] = "close"
+    if refusal.status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER)
+    return json_answer(
+        {"error": {"code": refusal.code, "detail": refusal.detail}}, refusal.status, headers
+    )

@@ -26,7 +26,7 @@ wait to be accepted."""
 _TIMEOUT = 30.0
 """Seconds that the server may take to answer a request before that is an error."""
 
-_PING = 0x89
+_PING = b"\x89"
 _PONG = 0x8A
 _MASKED = 0x80
 _LONGEST_SHORT_FRAME = 125
@@ -230,10 +230,15 @@ class Stream:
                 if deliveries.first_sent is None:
                     deliveries.first_sent = sent
                 deliveries.latencies.append(now - sent)
-        elif data[0] == _PING and len(data) > 1:
-            payload = data[2 : 2 + data[1]]
-            pong = bytes([_PONG, _MASKED | len(payload), 0, 0, 0, 0])
-            self._socket.sendall(pong + payload)
+        if _PING in data:
+            self._answer_ping(data, data.index(_PING))
+
+    def _answer_ping(self, data: bytes, start: int) -> None:
+        """Send a pong for what looks like a ping: there is nothing else like it but for lengths."""
+        size = data[start + 1] if len(data) > start + 1 else 0
+        if size <= _LONGEST_SHORT_FRAME:
+            payload = data[start + 2 : start + 2 + size]
+            self._socket.sendall(bytes([_PONG, _MASKED | len(payload), 0, 0, 0, 0]) + payload)
 
 
 def open_streams(server: Server, openings: Sequence[Opening]) -> list[Stream]:

@@ -1,0 +1,113 @@
+"""What goes past Quart and hypercorn is what a client would have got by them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+from served import Server
+
+import trio_watchbus.web._publish as publish_module
+
+ORIGIN = {"Origin": "http://127.0.0.1"}
+"""The server's own: with it, a request goes by Quart."""
+
+BATCH = {"Content-Type": "application/x-ndjson; charset=utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "headers"),
+    [
+        ("/publish?key=a", b"data", {}),
+        ("/publish?prefix=", b"", {}),
+        ("/publish", b'{"key": "a", "data": "x"}\n', BATCH),
+        ("/publish", b"", BATCH),
+        ("/publish?key=a", b"data", {"Idempotency-Key": "once"}),
+        ("/publish", b"data", {}),
+        ("/publish?key=a&prefix=b", b"data", {}),
+        ("/publish?key=", b"data", {}),
+        ("/publish?key=" + "k" * 513, b"data", {}),
+        ("/publish?key=%ff", b"data", {}),
+        ("/publish?key=a", b"data", {"Idempotency-Key": "x" * 513}),
+        ("/publish?key=a", b"data", {"Host": "elsewhere.example"}),
+        ("/publish", b"not JSON", BATCH),
+        ("/publish?key=a", b"x" * (1024 * 1024 + 1), {}),
+    ],
+)
+async def test_a_plain_request_to_publish_is_answered_as_by_quart(
+    server: Server, target: str, body: bytes, headers: dict[str, str]
+) -> None:
+    """Status, headers and body are the same, but for what is new each time."""
+    plain = await server.ask(target, "POST", body, headers)
+    by_quart = await server.ask(target, "POST", body, {**headers, **ORIGIN})
+    assert plain.status == by_quart.status
+    new_each_time = {"id", "last_id"}
+    assert {k: v for k, v in plain.json.items() if k not in new_each_time} == {
+        k: v for k, v in by_quart.json.items() if k not in new_each_time
+    }
+    assert plain.json.keys() == by_quart.json.keys()
+    for response in (plain, by_quart):
+        response.headers.pop("date")
+        assert int(response.headers.pop("content-length")) == len(response.body)
+    assert plain.headers == by_quart.headers
+
+
+async def test_a_body_that_comes_in_pieces_is_published_whole(server: Server) -> None:
+    """Whether its last piece comes soon."""
+    async with await server.connect() as client:
+        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(b"def")
+        assert (await client.response()).status == 200
+    message = await server.bus.latest("a")
+    assert message is not None
+    assert message.data == b"abcdef"
+
+
+async def test_a_body_that_takes_long_is_published_whole(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or so late that the request is no plain one any more."""
+    monkeypatch.setattr(publish_module, "_PLAIN_SECONDS", 0)
+    async with await server.connect() as client:
+        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(b"def")
+        assert (await client.response()).status == 200
+    message = await server.bus.latest("a")
+    assert message is not None
+    assert message.data == b"abcdef"
+
+
+async def test_a_client_that_leaves_amid_its_body_publishes_nothing(server: Server) -> None:
+    async with await server.connect() as client:
+        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert (await server.ask("/healthz")).status == 200
+    assert await server.bus.latest("a") is None
+
+
+async def test_a_connection_goes_on_after_a_plain_request(server: Server) -> None:
+    """It is kept alive, and the next request may be another."""
+    async with await server.connect() as client:
+        ids = []
+        for _ in range(3):
+            await client.request("/publish?key=a", "POST", b"x")
+            ids.append(json.loads((await client.response()).body)["id"])
+        await client.request("/healthz")
+        assert (await client.response()).status == 200
+    assert len(set(ids)) == 3
+
+
+async def test_a_message_that_no_socket_takes_at_once_arrives_whole(server: Server) -> None:
+    """The part that is left is sent when the client reads on, and nothing comes between."""
+    large = bytes(range(97, 107)) * 100_000
+    async with await server.connect() as client:
+        await client.stream_events("/sse?key=a")
+        for _ in range(5):
+            await server.bus.publish("a", large)
+        await server.bus.publish("a", b"last")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        received = [(await client.event()).data for _ in range(6)]
+    assert received == [large.decode()] * 5 + ["last"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -323,3 +323,59 @@ async def test_statistics_say_how_it_is_connected(caplog: pytest.LogCaptureFixtu
     assert repr(bus).endswith("closed>")
     assert [record.levelname for record in caplog.records][:1] == ["WARNING"]
     assert "connected to http://127.0.0.1" in caplog.messages[-1]
+
+
+async def test_hundreds_of_watches_go_on_together() -> None:
+    async with (
+        served() as server,
+        through_proxy(server) as (proxy, bus),
+        AsyncExitStack() as stack,
+    ):
+        watches = [
+            await stack.enter_async_context(bus.watch(f"k/{number}")) for number in range(300)
+        ]
+        proxy.cut()
+        await reconnected(bus)
+        await bus.publish_many([(f"k/{number}", b"%d" % number) for number in range(300)])
+        for number, watch in enumerate(watches):
+            assert await numbers(watch, 1) == [number]
+
+
+@pytest.mark.parametrize("overflow", ["replay", "latest", "drop_oldest", "drop_newest"])
+async def test_what_a_slow_network_does_is_what_a_slow_consumer_does(overflow: Any) -> None:
+    """Held up on the way, messages are lost or dropped at the server, and that is told."""
+    size = 1_000_000
+    bus_behind = InMemoryWatchBus(retention=Retention(messages=3))
+    async with (
+        served(bus_behind) as server,
+        through_proxy(server) as (proxy, bus),
+        bus.subscribe_prefix("", overflow=overflow, buffer_size=4) as watch,
+    ):
+        proxy.to_client.hold()
+        # More than all the sockets on the way hold.
+        for number in range(60):
+            await server.bus.publish("k", b"%*d" % (size, number))
+            await trio.testing.wait_all_tasks_blocked()
+        proxy.to_client.release()
+        got: list[int] = []
+        missed = 0
+        with trio.move_on_after(30):
+            while missed + len(got) + watch.statistics().dropped < 60 and 59 not in got:
+                try:
+                    got.append(int((await watch.receive()).data))
+                except WatchLaggedError as loss:
+                    missed += loss.missed or 0
+        assert got == sorted(set(got))
+        assert len(got) < 60
+        match overflow:
+            case "replay":
+                assert len(got) + missed == 60
+            case "latest":
+                assert got[-1] == 59
+                assert watch.statistics().dropped == 0
+            case "drop_oldest":
+                assert got[-1] == 59
+                assert watch.statistics().dropped + len(got) == 60
+            case "drop_newest":
+                assert got[:4] == [0, 1, 2, 3]
+                assert watch.statistics().dropped + len(got) == 60

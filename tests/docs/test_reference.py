@@ -14,6 +14,7 @@ from typing import get_args
 import click
 import pytest
 from page_session import ROOT
+from redis_bus.servers import running
 
 import trio_watchbus
 import trio_watchbus.testing
@@ -166,3 +167,24 @@ def test_each_option_is_an_environment_variable_named_as_the_page_says() -> None
         shared = f"WATCHBUS_{flag}".upper()
         shares = name in ("watchbus watch", "watchbus publish") and flag in ("bus", "token")
         assert option.envvar == (shared if shares else named)
+
+
+async def test_every_name_in_redis_is_documented_with_its_type() -> None:
+    documented = dict(
+        re.findall(r"^\| `watchbus(:[\w:]+)` \| ([\w ]+) \|", page("redis-keys"), re.MULTILINE)
+    )
+    with running("valkey") as server:
+        async with trio_watchbus.open_redis_watchbus(server.url) as bus, bus.watch("watched"):
+            await bus.publish("published", b"", idempotency_key="once")
+            types = {
+                name.decode(): server.call("TYPE", name).decode()
+                for name in server.call("KEYS", "*")
+            }
+    # What stands for any key or identifier, as it is here.
+    patterns = {
+        re.compile("watchbus" + re.sub("[A-Z]+", r"\\w+", name)): kind.replace("sorted set", "zset")
+        for name, kind in documented.items()
+    }
+    for pattern, kind in patterns.items():
+        assert {types[name] for name in types if pattern.fullmatch(name)} == {kind}, pattern
+    assert all(any(pattern.fullmatch(name) for pattern in patterns) for name in types)

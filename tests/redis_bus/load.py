@@ -266,7 +266,7 @@ def check(accounts: Iterable[Account]) -> Counter[str]:
     for account in accounts:
         for seen in account.seen:
             datas = [data for where, data in seen.events if where != LOST]
-            # What was undone with an epoch, its publisher not told yet, is stored again in the next.
+            # What was undone with an epoch before it was answered is stored again in the next.
             epochs = [(split(where)[0], data) for where, data in seen.events if where != LOST]
             twice = [data for (_, data), count in Counter(epochs).items() if count > 1]
             assert not twice, f"seen twice: {twice[:5]}"

@@ -199,6 +199,7 @@ class Reader(Generic[D]):
         dispatcher = self.dispatcher
         accept = dispatcher.accept
         size = 0
+        self.skipped += page.skipped
         for first, messages in page.runs:
             expected = dispatcher.journal.last + 1
             if first > expected:
@@ -210,7 +211,6 @@ class Reader(Generic[D]):
                 await checkpoint()
         self._cursor = cursor
         self._last = page.last or self._last
-        self.skipped += page.skipped
         count = sum(len(messages) for _, messages in page.runs)
         if size * 2 > _PAGE_BYTES:
             self._entries = max(16, min(_PAGE_ENTRIES, _PAGE_BYTES * count // size))

@@ -1,0 +1,216 @@
+"""The reader: what it hands on, what it tells to be lost, and how it resumes."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from redis_bus.servers import RedisServer
+
+from trio_watchbus import (
+    HistoryLostError,
+    Retention,
+    WatchLaggedError,
+    open_redis_watchbus,
+)
+from trio_watchbus.abc import Publication, Watch
+from trio_watchbus.testing import FaultProxy
+
+
+def numbered(count: int, key: str = "k") -> list[Publication]:
+    """A batch of `count` messages whose data are their numbers."""
+    return [(key, b"%d" % number) for number in range(count)]
+
+
+async def receive(watch: Watch, count: int) -> list[bytes]:
+    """Receive `count` messages, and return their data."""
+    with trio.fail_after(20):
+        return [(await watch.receive()).data for _ in range(count)]
+
+
+async def lag(watch: Watch) -> WatchLaggedError:
+    """Receive once, which raises a loss; return that."""
+    with trio.fail_after(20), pytest.raises(WatchLaggedError) as caught:
+        await watch.receive()
+    return caught.value
+
+
+async def test_a_jump_is_a_loss_of_its_size(server: RedisServer) -> None:
+    """Messages that were taken out of the log before they were read are told, to the number."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus,
+        open_redis_watchbus(server.url) as other,
+        bus.subscribe_prefix("") as watch,
+    ):
+        await other.publish("k", b"before")
+        assert await receive(watch, 1) == [b"before"]
+        proxy.refuse()
+        proxy.cut()
+        await other.publish_many(numbered(7))
+        server.call("DEL", "watchbus:log")
+        after = await other.publish("k", b"after")
+        proxy.accept()
+        told = await lag(watch)
+        assert (told.missed, told.reason) == (7, "trimmed")
+        message = await watch.receive()
+        assert (message.id, message.data) == (after, b"after")
+
+
+async def test_a_lost_end_is_told_without_a_further_message(server: RedisServer) -> None:
+    """Messages that were last in the log, and are gone, are told although nothing follows."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus,
+        open_redis_watchbus(server.url) as other,
+        bus.subscribe_prefix("") as watch,
+    ):
+        await other.publish("k", b"last")
+        assert await receive(watch, 1) == [b"last"]
+        proxy.refuse()
+        proxy.cut()
+        ids = await other.publish_many(numbered(5))
+        server.call("XTRIM", "watchbus:log", "MAXLEN", 0)
+        proxy.accept()
+        told = await lag(watch)
+        assert (told.missed, told.position) == (5, ids[-1])
+        assert watch.position == bus.position == ids[-1]
+        await bus.publish("k", b"next")
+        assert await receive(watch, 1) == [b"next"]
+
+
+async def test_a_flush_is_told_while_nothing_is_published(server: RedisServer) -> None:
+    """Every watch learns of a flush, and the bus is in another epoch."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        before = await bus.publish("k", b"before")
+        assert await receive(watch, 1) == [b"before"]
+        server.call("FLUSHALL")
+        told = await lag(watch)
+        assert (told.missed, told.reason) == (None, "epoch")
+        assert bus.position.partition("-")[0] != before.partition("-")[0]
+        await bus.publish("k", b"after")
+        assert await receive(watch, 1) == [b"after"]
+        with pytest.raises(HistoryLostError) as caught:
+            await bus.watch("k", after=before).__aenter__()
+        assert caught.value.reason == "epoch"
+
+
+async def test_a_log_that_lost_its_facts_is_begun_anew_above_what_is_left(
+    server: RedisServer,
+) -> None:
+    """Without its hash of facts the bus goes on in another epoch, above all numbers given."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        await bus.publish_many(numbered(3))
+        await receive(watch, 3)
+        server.call("DEL", "watchbus:meta")
+        identifier = await bus.publish("k", b"after")
+        assert identifier.endswith("-4")
+        assert (await lag(watch)).reason == "epoch"
+        assert await receive(watch, 1) == [b"after"]
+
+
+async def test_one_process_replaces_the_epoch_and_all_follow(server: RedisServer) -> None:
+    """Of several processes that find the history rewritten, all end in one new epoch."""
+    async with (
+        open_redis_watchbus(server.url) as first,
+        open_redis_watchbus(server.url) as second,
+        first.watch("k") as one,
+        second.watch("k") as two,
+    ):
+        await first.publish_many(numbered(3))
+        await receive(one, 3)
+        await receive(two, 3)
+        # As after a failover to a replica that has the third message otherwise.
+        server.call("DEL", "watchbus:log")
+        for number in (1, 2, 3):
+            fields = ("k", "k", "d", "another" if number == 3 else number, "t", 1)
+            server.call("XADD", "watchbus:log", f"{number}-0", *fields)
+        for watch in (one, two):
+            assert (await lag(watch)).reason == "epoch"
+        assert first.position == second.position
+        await second.publish("k", b"after")
+        assert await receive(one, 1) == await receive(two, 1) == [b"after"]
+
+
+async def test_foreign_entries_are_passed_over_and_counted(server: RedisServer) -> None:
+    """What others add to the log is skipped, and does not stop the bus."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        await bus.publish("k", b"1")
+        assert await receive(watch, 1) == [b"1"]
+        server.call("XADD", "watchbus:log", "1-5", "some", "thing")
+        server.call("XADD", "watchbus:log", "1-6", "k", b"\xff", "d", "x", "t", "1")
+        server.call("XADD", "watchbus:log", "1-7", "k", "k", "d", "x", "t", "no time")
+        await bus.publish("k", b"2")
+        assert await receive(watch, 1) == [b"2"]
+        assert bus.statistics().skipped_entries == 3
+        # With an id of Redis's making, far above: the bus goes on above it.
+        server.call("XADD", "watchbus:log", "*", "some", "thing")
+        await bus.publish("k", b"3")
+        assert (await lag(watch)).reason == "epoch"
+        await bus.publish("k", b"4")
+        got = await receive(watch, 1)
+        assert got == [b"3"] or got == [b"4"]
+
+
+async def test_what_the_journal_no_longer_holds_is_read_from_the_log(server: RedisServer) -> None:
+    """A position older than this process's journal is resumed from in pages, exactly."""
+    count = 1700
+    async with (
+        open_redis_watchbus(server.url) as publisher,
+        open_redis_watchbus(server.url, retention=Retention(messages=5)) as bus,
+    ):
+        start = publisher.position
+        await publisher.publish_many(numbered(count))
+        await publisher.publish_prefix("", b"end")
+        async with bus.watch("k", after=start, buffer_size=3) as watch, trio.open_nursery() as n:
+            n.start_soon(publisher.publish_many, numbered(3, "other"))
+            got = await receive(watch, count + 1)
+        assert got == [b"%d" % number for number in range(count)] + [b"end"]
+
+
+async def test_what_the_log_no_longer_holds_is_refused(server: RedisServer) -> None:
+    """A position older than the log is refused; the oldest one that it names can be resumed."""
+    async with open_redis_watchbus(server.url) as bus:
+        start = bus.position
+        ids = await bus.publish_many(numbered(20))
+        server.call("XTRIM", "watchbus:log", "MINID", 11)
+        async with open_redis_watchbus(server.url) as fresh:
+            with pytest.raises(HistoryLostError) as caught:
+                await fresh.watch("k", after=start).__aenter__()
+            assert (caught.value.reason, caught.value.oldest) == ("trimmed", ids[9])
+            async with fresh.watch("k", after=caught.value.oldest) as watch:
+                assert await receive(watch, 10) == [b"%d" % number for number in range(10, 20)]
+
+
+async def test_a_fresh_process_resumes_clients_from_memory(server: RedisServer) -> None:
+    """Watches that come back to a process that has just started cost Redis no read of the log."""
+    async with open_redis_watchbus(server.url) as bus:
+        start = bus.position
+        await bus.publish_many(numbered(50))
+    async with open_redis_watchbus(server.url) as fresh:
+        assert fresh.statistics().journal_messages == 50
+        server.call("CONFIG", "RESETSTAT")
+        for _ in range(20):
+            async with fresh.watch("k", after=start) as watch:
+                assert len(await receive(watch, 50)) == 50
+        calls = server.call("INFO", "commandstats")
+        # Those of the looks around, which read single entries.
+        assert calls.get("cmdstat_xrange", {"calls": 0})["calls"] < 20
+
+
+async def test_ten_thousand_watches_have_three_connections(server: RedisServer) -> None:
+    """Connections and threads are as few with many watches as with none."""
+    async with open_redis_watchbus(server.url) as bus, trio.open_nursery() as nursery:
+
+        async def watch(number: int) -> None:
+            async with bus.watch(f"key-{number}") as watch:
+                await watch.receive()
+
+        for number in range(10_000):
+            nursery.start_soon(watch, number)
+        with trio.fail_after(60):
+            while bus.statistics().watches < 10_000:  # noqa: ASYNC110, nobody tells
+                await trio.sleep(0.01)
+        with server.client() as client:
+            names = [connected["name"] for connected in client.client_list()]
+        assert sum(name.startswith("watchbus-") for name in names) == 3
+        await bus.publish_prefix("key-", b"")

@@ -116,7 +116,7 @@ async def test_any_such_url_opens_a_remote_bus() -> None:
         {"token": "a b"},
         {"token": "a\r\nb"},
         {"token": "\u00e9"},
-        {"ssl_context": ssl.create_default_context()},
+        pytest.param({"ssl_context": ssl.create_default_context()}, id="ssl_context of no use"),
     ],
     ids=repr,
 )

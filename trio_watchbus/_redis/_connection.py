@@ -209,11 +209,15 @@ class Link:
     def connect(self) -> None:
         """Connect, if it is not connected; blocks.
 
+        Between exchanges nothing comes but the end, so that a connection on which something came
+        is replaced before anything is sent that nobody would know the fate of.
+
         Raises:
             TroubleError: it failed.
         """
-        if self._connected:
+        if self._connected and self._quiet():
             return
+        self.disconnect()
         self._check()
         try:
             self._connection.connect()
@@ -224,6 +228,12 @@ class Link:
             self.disconnect()
             raise
         self._connected = True
+
+    def _quiet(self) -> bool:
+        try:
+            return not self._connection.can_read(0)
+        except (RedisError, OSError):
+            return False
 
     def exchange(self, *commands: Command) -> list[Any]:
         """Send `commands` together, and return their answers; blocks.

@@ -4,7 +4,8 @@
 -- `{N}` keeps them all in one slot.
 --
 --   N:meta            hash: epoch; start, the number after which it counts; seq, the newest
---                     number; bytes, of keys and data ever published in this epoch
+--                     number; bytes, of keys and data published in this epoch; time, in
+--                     milliseconds since 1970, of the newest message
 --   N:log             stream of all messages, entry id `number-0`: k key or p prefix, d data,
 --                     t milliseconds since 1970
 --   N:marks           list of `number bytes milliseconds`, oldest first: places to which the log
@@ -53,7 +54,7 @@ local function milliseconds()
 end
 
 local function facts()
-  local held = call('HMGET', META, 'epoch', 'start', 'seq', 'bytes')
+  local held = call('HMGET', META, 'epoch', 'start', 'seq', 'bytes', 'time')
   if not held[1] then
     return nil
   end
@@ -62,6 +63,7 @@ local function facts()
     start = tonumber(held[2]) or 0,
     seq = tonumber(held[3]) or 0,
     bytes = tonumber(held[4]) or 0,
+    time = tonumber(held[5]) or 0,
   }
 end
 
@@ -80,17 +82,21 @@ local function begin(epoch)
   if newest[2] then
     last = math.max(last, tonumber(newest[2]))
   end
-  call('HSET', META, 'epoch', epoch, 'start', whole(last), 'seq', whole(last), 'bytes', '0')
+  local now = milliseconds()
+  call(
+    'HSET', META, 'epoch', epoch, 'start', whole(last), 'seq', whole(last), 'bytes', '0',
+    'time', whole(now)
+  )
   call('DEL', MARKS)
-  call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(milliseconds()))
-  return { epoch = epoch, start = last, seq = last, bytes = 0 }
+  call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(now))
+  return { epoch = epoch, start = last, seq = last, bytes = 0, time = now }
 end
 
 local function answer(held, ...)
   return { held.epoch, whole(held.start), whole(held.seq), ... }
 end
 
--- publish EPOCH PUBLISHER CALL UNSETTLED PER_KEY KEYS MESSAGES BYTES MILLISECONDS REMEMBER, then
+-- publish EPOCH PUBLISHER CALL UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER, then
 -- for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
 --
 -- Answers with one word for each publish: `id`, or `id*count` with the first one's id, of what it
@@ -140,11 +146,60 @@ local function published_before(idempotency_key, remember)
   return nil
 end
 
+-- A mark at the newest message, for each 64th of what the log keeps.
+local function set_mark(held, last, bounds, now)
+  local seq, bytes, time = string.match(last or '', '^(%d+) (%d+) (%d+)$')
+  if
+    not seq
+    or held.seq - seq >= bounds.messages / 64
+    or held.bytes - bytes >= bounds.bytes / 64
+    or (bounds.age > 0 and now - time >= bounds.age / 64 and held.seq > tonumber(seq))
+  then
+    call('RPUSH', MARKS, whole(held.seq) .. ' ' .. whole(held.bytes) .. ' ' .. whole(held.time))
+  end
+end
+
+-- Trims the log to the newest mark below which nothing has to be kept, so never by too much.
+local function trim(held, bounds, now)
+  local trimmed
+  while true do
+    local oldest = call('LINDEX', MARKS, 0)
+    if not oldest then
+      break
+    end
+    local seq, bytes, time = string.match(oldest, '^(%d+) (%d+) (%d+)$')
+    local newer, old = held.seq - seq, now - time
+    if
+      (newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))
+      and held.bytes - bytes < bounds.bytes
+      and (bounds.age == 0 or old < bounds.age)
+    then
+      break
+    end
+    call('LPOP', MARKS)
+    trimmed = seq
+  end
+  if trimmed then
+    call('XTRIM', LOG, 'MINID', whole(trimmed + 1) .. '-0')
+  end
+end
+
+-- Keeps nothing any more of so many keys, those to which nothing was published for longest.
+local function forget_keys(count)
+  local evicted = call('ZPOPMIN', RECENT, count)
+  for i = 1, #evicted, 2 do
+    call('DEL', KEY .. evicted[i])
+    call('ZREM', NAMES, evicted[i])
+  end
+end
+
 local function publish()
   local candidate, publisher, number, unsettled = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
   local per_key, keys_bound = tonumber(ARGV[6]), tonumber(ARGV[7])
-  local messages_bound, bytes_bound = tonumber(ARGV[8]), tonumber(ARGV[9])
-  local age_bound, remember = tonumber(ARGV[10]), ARGV[11]
+  local bounds = {
+    messages = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), age = tonumber(ARGV[10]),
+  }
+  local remember = ARGV[11]
 
   local record = call('GET', PUBLISHER .. publisher)
   if record then
@@ -173,6 +228,7 @@ local function publish()
   local held = facts() or begin(candidate)
   local now = whole(milliseconds())
   local written = false
+  set_mark(held, mark, bounds, now)
 
   local function append(kind, key, data)
     local number = whole(held.seq + 1)
@@ -252,50 +308,10 @@ local function publish()
   if not written then
     return reply
   end
-  call('HSET', META, 'seq', whole(held.seq), 'bytes', whole(held.bytes))
-
-  -- A mark for each 64th of what the log keeps; then the log is trimmed to the
-  -- newest mark below which nothing has to be kept, so never by too much.
-  local seq, bytes, time
-  if mark then
-    seq, bytes, time = string.match(mark, '^(%d+) (%d+) (%d+)$')
-  end
-  if
-    not seq
-    or held.seq - seq >= messages_bound / 64
-    or held.bytes - bytes >= bytes_bound / 64
-    or (age_bound > 0 and now - time >= age_bound / 64)
-  then
-    call('RPUSH', MARKS, whole(held.seq) .. ' ' .. whole(held.bytes) .. ' ' .. now)
-  end
-  local trimmed
-  while true do
-    local oldest = call('LINDEX', MARKS, 0)
-    if not oldest then
-      break
-    end
-    seq, bytes, time = string.match(oldest, '^(%d+) (%d+) (%d+)$')
-    local newer, old = held.seq - seq, now - time
-    if
-      (newer < messages_bound or (newer < messages_bound * BURST and old < GRACE))
-      and held.bytes - bytes < bytes_bound
-      and (age_bound == 0 or old < age_bound)
-    then
-      break
-    end
-    call('LPOP', MARKS)
-    trimmed = seq
-  end
-  if trimmed then
-    call('XTRIM', LOG, 'MINID', whole(trimmed + 1) .. '-0')
-  end
-
+  call('HSET', META, 'seq', whole(held.seq), 'bytes', whole(held.bytes), 'time', now)
+  trim(held, bounds, now)
   if kept > keys_bound then
-    local evicted = call('ZPOPMIN', RECENT, kept - keys_bound)
-    for i = 1, #evicted, 2 do
-      call('DEL', KEY .. evicted[i])
-      call('ZREM', NAMES, evicted[i])
-    end
+    forget_keys(kept - keys_bound)
   end
   return reply
 end

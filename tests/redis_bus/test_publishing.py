@@ -1,0 +1,269 @@
+"""Publishing over Redis: once each, together, and with the truth when it fails."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from redis_bus.servers import RedisServer
+
+from trio_watchbus import (
+    BusUnavailableError,
+    PublishUnknownError,
+    Retention,
+    open_redis_watchbus,
+)
+from trio_watchbus.abc import Publication, WatchBus
+from trio_watchbus.testing import FaultProxy
+
+
+def entries(server: RedisServer) -> list[bytes]:
+    """The data of all messages in the log."""
+    with server.client() as client:
+        return [fields[b"d"] for _, fields in client.xrange("watchbus:log")]
+
+
+async def test_concurrent_publishes_share_calls(server: RedisServer) -> None:
+    """Publishes of many tasks at once reach Redis in a few calls, and each gets its id."""
+    ids: list[str] = []
+    async with open_redis_watchbus(server.url) as bus:
+        server.call("CONFIG", "RESETSTAT")
+
+        async def publish(number: int) -> None:
+            ids.append(await bus.publish(f"key-{number}", b"%d" % number))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(256):
+                nursery.start_soon(publish, number)
+        calls = server.call("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
+    assert len(set(ids)) == len(entries(server)) == 256
+    assert calls < 40
+
+
+async def test_a_publish_of_the_same_group_fails_alone(server: RedisServer) -> None:
+    """Where one key's stream is something else, publishes beside it are stored, it is not."""
+    server.call("SET", "watchbus:key:bad", "somebody else's")
+    outcomes: dict[str, str | BusUnavailableError] = {}
+    async with open_redis_watchbus(server.url) as bus:
+
+        async def publish(*keys: str) -> None:
+            try:
+                await bus.publish_many([(key, key.encode()) for key in keys])
+                outcomes[keys[0]] = "stored"
+            except BusUnavailableError as error:
+                outcomes[keys[0]] = error
+
+        async with trio.open_nursery() as nursery:
+            for keys in (("good",), ("first", "bad"), ("better",)):
+                nursery.start_soon(publish, *keys)
+    assert outcomes["good"] == outcomes["better"] == "stored"
+    assert "WRONGTYPE" in str(outcomes["first"])
+    assert sorted(entries(server)) == [b"better", b"good"]
+    assert server.call("GET", "watchbus:key:bad") == b"somebody else's"
+
+
+async def test_an_idempotency_key_holds_across_processes(server: RedisServer) -> None:
+    """Who publishes under a key that was used gets the ids of then, wherever it was."""
+    batch: list[Publication] = [("k", b"1"), ("k", b"2")]
+    async with open_redis_watchbus(server.url) as one, open_redis_watchbus(server.url) as two:
+        single = await one.publish("k", b"0", idempotency_key="single")
+        ids = await one.publish_many(batch, idempotency_key="batch")
+        assert await two.publish("k", b"0", idempotency_key="single") == single
+        assert await two.publish_many(batch, idempotency_key="batch") == ids
+        assert await two.publish_many(batch, idempotency_key="single") == [single]
+    assert entries(server) == [b"0", b"1", b"2"]
+    assert 0 < server.call("PTTL", "watchbus:idem:single") <= 3_600_000
+
+
+async def test_a_batch_that_is_too_large_is_refused(server: RedisServer) -> None:
+    """A batch that would hold Redis up for long is a `ValueError`."""
+    async with open_redis_watchbus(server.url) as bus:
+        with pytest.raises(ValueError, match="at most 100000"):
+            await bus.publish_many(("k", b"") for _ in range(100_001))
+
+
+async def unknown(bus: WatchBus, proxy: FaultProxy, data: bytes) -> PublishUnknownError:
+    """Publish what is stored without an answer."""
+    proxy.to_client.swallow()
+    with pytest.raises(PublishUnknownError) as caught:
+        await bus.publish("k", data)
+    proxy.to_client.release()
+    proxy.cut()
+    return caught.value
+
+
+@pytest.mark.parametrize("how", ["by itself", "by another", "by another, after more"])
+async def test_what_is_unknown_is_published_again_under_its_key(
+    server: RedisServer, how: str
+) -> None:
+    """Under the key of `PublishUnknownError` a publish that was stored is not stored again."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+        open_redis_watchbus(server.url) as another,
+    ):
+        error = await unknown(bus, proxy, b"1")
+        assert entries(server) == [b"1"]
+        if how == "by another, after more":
+            await publish_when_back(bus, b"2")
+        publisher = bus if how == "by itself" else another
+        identifier = await publish_when_back(publisher, b"1", error.idempotency_key)
+        assert identifier.endswith("-1")
+        assert entries(server).count(b"1") == 1
+
+
+async def publish_when_back(bus: WatchBus, data: bytes, key: str | None = None) -> str:
+    """Publish, although the connection was cut a moment ago."""
+    with trio.fail_after(20):
+        while True:
+            try:
+                return await bus.publish("k", data, idempotency_key=key)
+            except PublishUnknownError:
+                raise
+            except BusUnavailableError:
+                continue
+
+
+async def test_what_never_arrived_is_not_done_late(server: RedisServer) -> None:
+    """A call that was given up before Redis read it does nothing when Redis comes to it."""
+    async with (
+        open_redis_watchbus(server.url, publish_timeout=0.4) as bus,
+        open_redis_watchbus(server.url) as another,
+    ):
+        await bus.publish("k", b"0")
+        server.stop()
+        with pytest.raises(PublishUnknownError) as caught:
+            await bus.publish("k", b"1")
+        key = caught.value.idempotency_key
+        # On a socket that the server comes to as well; in which order, it decides.
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(publish_when_back, another, b"1", key)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                server.go_on()
+        await publish_when_back(bus, b"2")
+    assert sorted(entries(server)) == [b"0", b"1", b"2"]
+
+
+async def test_a_user_key_is_the_key_of_what_is_unknown(server: RedisServer) -> None:
+    """Where the publish had an idempotency key, that is the one to use again."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+    ):
+        proxy.to_client.swallow()
+        with pytest.raises(PublishUnknownError) as caught:
+            await bus.publish("k", b"1", idempotency_key="mine")
+        assert caught.value.idempotency_key == "mine"
+
+
+async def test_what_was_never_sent_is_surely_not_stored(server: RedisServer) -> None:
+    """Where nobody could connect, the error says that nothing was stored."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+    ):
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(BusUnavailableError) as caught:
+            await bus.publish("k", b"1")
+        assert not isinstance(caught.value, PublishUnknownError)
+    assert entries(server) == []
+
+
+async def test_a_publish_under_way_when_the_bus_is_closed_is_unknown(server: RedisServer) -> None:
+    """Closing the bus ends publishes: what waits is refused, what was sent is unknown."""
+    errors: list[Exception] = []
+    async with open_redis_watchbus(server.url) as bus:
+
+        async def publish() -> None:
+            try:
+                await bus.publish("k", b"1")
+            except (PublishUnknownError, trio.ClosedResourceError) as error:
+                errors.append(error)
+
+        await bus.publish("k", b"0")
+        async with trio.open_nursery() as nursery:
+            server.stop()
+            try:
+                nursery.start_soon(publish)
+                await trio.sleep(0.1)
+                nursery.start_soon(publish)
+                await trio.testing.wait_all_tasks_blocked()
+                bus.close()
+            finally:
+                server.go_on()
+    assert {type(error) for error in errors} == {PublishUnknownError, trio.ClosedResourceError}
+
+
+async def test_a_cancelled_publish_that_waits_is_taken_back(server: RedisServer) -> None:
+    """A cancel before its group was sent leaves nothing stored; one after that leaves all."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish("k", b"0")
+        server.stop()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bus.publish, "k", b"under way")
+                await trio.sleep(0.1)
+                nursery.start_soon(bus.publish, "k", b"waiting")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        finally:
+            server.go_on()
+        await bus.publish("k", b"last")
+    assert entries(server) == [b"0", b"under way", b"last"]
+
+
+@pytest.mark.parametrize(
+    ("retention", "size"),
+    [
+        (Retention(messages=100), 1),
+        (Retention(messages=100_000, bytes=20_000), 100),
+    ],
+    ids=["messages", "bytes"],
+)
+async def test_the_log_is_trimmed(server: RedisServer, retention: Retention, size: int) -> None:
+    """The log holds what it should, and not far more."""
+    async with open_redis_watchbus(server.url, retention=retention) as bus:
+        for _ in range(40):
+            await bus.publish_many([("k", b"x" * size) for _ in range(100)])
+        held = server.call("XLEN", "watchbus:log")
+        least = min(retention.messages, retention.bytes // (size + 1))
+        assert least <= held < least * 17
+        assert server.call("LLEN", "watchbus:marks") < 200
+
+
+async def test_the_log_is_trimmed_by_age(server: RedisServer) -> None:
+    """What is older than the bound leaves the log when something is published."""
+    async with open_redis_watchbus(server.url, retention=Retention(seconds=0.5)) as bus:
+        await bus.publish_many([("k", b"old") for _ in range(100)])
+        assert entries(server) == [b"old"] * 100
+        await trio.sleep(0.6)
+        await bus.publish("k", b"new")
+        assert entries(server) == [b"new"]
+
+
+async def test_streams_are_kept_for_the_newest_keys(server: RedisServer) -> None:
+    """Each of the newest keys has its newest messages, in a stream and in the sets of names."""
+    retention = Retention(per_key=2, keys=3)
+    async with open_redis_watchbus(server.url, retention=retention) as bus:
+        for number in range(5):
+            await bus.publish_many([(f"key-{number}", b"%d" % i) for i in range(4)])
+        await bus.publish("key-2", b"newest")
+        await bus.publish("key-5", b"")
+        with server.client() as client:
+            kept = sorted(client.keys("watchbus:key:*"))
+            assert kept == [b"watchbus:key:key-2", b"watchbus:key:key-4", b"watchbus:key:key-5"]
+            assert client.zrange("watchbus:keys", 0, -1) == [b"key-2", b"key-4", b"key-5"]
+            assert client.zcard("watchbus:recent") == 3
+            newest = client.xrange("watchbus:key:key-2")
+            assert [fields[b"data"] for _, fields in newest] == [b"3", b"newest"]
+        assert await bus.latest("key-0") is None
+
+
+async def test_nothing_is_kept_of_keys_where_nothing_shall_be(server: RedisServer) -> None:
+    """With `per_key` or `keys` 0 there is the log alone."""
+    for retention in (Retention(per_key=0), Retention(keys=0)):
+        async with open_redis_watchbus(server.url, retention=retention) as bus:
+            await bus.publish("k", b"")
+            assert await bus.latest("k") is None
+    assert server.call("KEYS", "watchbus:key*") == []

@@ -370,8 +370,8 @@ end
 -- these are all that it watches. Answers with epoch, start, seq and `done`, or `unknown` where
 -- the process has to say everything again, or the error by which Redis refused to note it.
 --
--- A process that is gone lets its lease end, and is swept away by any other; where there is none,
--- the sets expire by themselves.
+-- A process that is gone lets its lease end, and is swept away by any other, or by the next one
+-- that comes; where there is none, the index expires as the lease does, and the rest long after.
 
 local function index()
   local candidate, process, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -404,9 +404,9 @@ local function index()
     call('SREM', own, ARGV[i])
     unwatch(ARGV[i], process)
   end
-  for _, name in ipairs({ PROCESSES, own, INDEX }) do
-    call('PEXPIRE', name, lease)
-  end
+  call('PEXPIRE', INDEX, lease)
+  call('PEXPIRE', PROCESSES, 30 * lease)
+  call('PEXPIRE', own, 30 * lease)
   return answer(held, 'done')
 end
 

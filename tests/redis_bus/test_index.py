@@ -1,0 +1,154 @@
+"""Who watches what, across processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import trio
+from redis_bus.servers import RedisServer
+
+from trio_watchbus import open_redis_watchbus
+from trio_watchbus._redis import _index
+
+WATCHER = """
+import sys, trio
+from trio_watchbus import open_redis_watchbus
+from trio_watchbus._redis import _index
+
+_index.LEASE_SECONDS = 1
+
+async def main():
+    async with open_redis_watchbus(sys.argv[1]) as bus, bus.watch_any(["shared", "alone"]):
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until a condition holds."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110, nobody tells
+            await trio.sleep(0.01)
+
+
+def indexed(server: RedisServer) -> set[bytes]:
+    """The index as anyone sees it."""
+    members: set[bytes] = server.call("SMEMBERS", "watchbus:index")
+    return set(members)
+
+
+async def test_redis_watchbus(server: RedisServer) -> None:
+    """What the Go package's test of this name checks: receiving by key and prefix, the index."""
+    async with open_redis_watchbus(server.url) as bus:
+        async with bus.watch("foo1") as by_key, bus.subscribe_prefix("foo") as by_prefix:
+            await bus.publish("foo1", b"a")
+            with trio.fail_after(5):
+                assert (await by_key.receive()).data == b"a"
+                assert (await by_prefix.receive()).data == b"a"
+            assert server.call("SISMEMBER", "watchbus:index", "foo1")
+            await bus.publish_prefix("foo", b"b")
+            with trio.fail_after(5):
+                assert (await by_key.receive()).data == b"b"
+                assert (await by_prefix.receive()).data == b"b"
+        await until(lambda: not server.call("SISMEMBER", "watchbus:index", "foo1"))
+
+
+async def test_the_index_is_told_before_a_watch_is_entered(server: RedisServer) -> None:
+    """Whoever has entered a watch is in the index; prefixes are not."""
+    async with open_redis_watchbus(server.url) as bus:
+        async with bus.watch_any(["a", "b"], ["c"]), bus.watch("a"):
+            assert indexed(server) == {b"a", b"b"}
+        await until(lambda: indexed(server) == set())
+
+
+async def test_a_key_is_watched_until_the_last_process_leaves_it(server: RedisServer) -> None:
+    """A key that two processes watch stays in the index when one of them leaves it."""
+    async with open_redis_watchbus(server.url) as one, open_redis_watchbus(server.url) as two:
+        async with one.watch("k"):
+            async with two.watch("k"), two.watch("other"):
+                pass
+            await until(lambda: indexed(server) == {b"k"})
+            assert await two.watched_keys() == {"k"}
+        await until(lambda: not indexed(server))
+
+
+async def test_watched_keys_is_exact_right_after_leaving(server: RedisServer) -> None:
+    """A process that has just left a watch does not find its key watched."""
+    async with open_redis_watchbus(server.url) as bus:
+        for _ in range(20):
+            async with bus.watch("k"):
+                assert await bus.watched_keys() == {"k"}
+            assert await bus.watched_keys() == frozenset()
+
+
+async def test_leaving_the_bus_takes_its_keys_out(server: RedisServer) -> None:
+    """A bus that is left with watches open takes its keys with it at once."""
+    async with trio.open_nursery() as nursery:
+        async with open_redis_watchbus(server.url) as bus:
+            opening = bus.watch("k")
+            await opening.__aenter__()
+            assert indexed(server) == {b"k"}
+        assert not indexed(server)
+        assert server.call("KEYS", "watchbus:process*") == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_killed_process_leaves_the_index(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of a process that was killed go, those that others watch stay, and nobody forgets."""
+    monkeypatch.setattr(_index, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(_index, "_BEAT_SECONDS", 0.2)
+    async with open_redis_watchbus(server.url) as bus, bus.watch("shared"):
+        async with trio.open_nursery() as nursery:
+            command = [sys.executable, "-c", WATCHER, server.url]
+            process = await nursery.start(partial(trio.run_process, command, check=False))
+            await until(lambda: b"alone" in indexed(server))
+            assert await bus.watched_keys() == {"shared", "alone"}
+            process.kill()
+        await until(lambda: indexed(server) == {b"shared"})
+        # For longer than a lease.
+        await trio.sleep(1.5)
+        assert await bus.watched_keys() == {"shared"}
+
+
+async def test_the_sets_expire_where_nobody_is_left(server: RedisServer) -> None:
+    """What the last process leaves behind when it is killed does not stay for ever."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k"):
+        assert 0 < server.call("PTTL", "watchbus:index") <= 1000 * _index.LEASE_SECONDS
+        for name in ("processes", f"process:{bus._process}"):
+            # Not before others have seen that the lease has ended.
+            assert server.call("PTTL", f"watchbus:{name}") > 2000 * _index.LEASE_SECONDS
+    assert _index.LEASE_SECONDS + _index._BEAT_SECONDS < 30
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("FLUSHALL",), ("DEL", "watchbus:index"), ("DEL", "watchbus:processes")],
+    ids=" ".join,
+)
+async def test_the_index_heals(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """What Redis lost of the index is there again a beat later."""
+    monkeypatch.setattr(_index, "_BEAT_SECONDS", 0.1)
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k"), bus.watch("l"):
+        server.call(*command)
+        await until(lambda: indexed(server) == {b"k", b"l"})
+        await until(lambda: server.call("ZCARD", "watchbus:processes") == 1)
+
+
+async def test_a_watch_is_entered_where_the_index_cannot_be_told(server: RedisServer) -> None:
+    """Without memory for the index one can still watch; it is told when there is some."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish("k", b"")
+        server.call("CONFIG", "SET", "maxmemory", 1)
+        async with bus.watch("k") as watch:
+            server.call("CONFIG", "SET", "maxmemory", 0)
+            await bus.publish("k", b"1")
+            assert (await watch.receive()).data == b"1"
+            assert await bus.watched_keys() == {"k"}

@@ -1,0 +1,108 @@
+"""Leaving the bus: at once, whatever Redis does, and nothing is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+from redis_bus.servers import RedisServer
+
+from trio_watchbus import BusUnavailableError, open_redis_watchbus
+from trio_watchbus.testing import FaultProxy, assert_nothing_left
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """Let the server stand still during the body."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.go_on()
+
+
+async def test_leaving_while_the_reader_waits(server: RedisServer) -> None:
+    """The reader's thread, socket and limiter token are gone when the bus has been left."""
+    for _ in range(5):
+        async with assert_nothing_left(), open_redis_watchbus(server.url):
+            await trio.sleep(0.01)
+
+
+async def test_leaving_while_redis_stands_still(server: RedisServer) -> None:
+    """It takes less than a second, though nothing answers, and leaves nothing."""
+    async with assert_nothing_left():
+        async with open_redis_watchbus(server.url) as bus, trio.open_nursery() as nursery:
+            await bus.publish("k", b"")
+            async with bus.watch("k"):
+                server.stop()
+                nursery.start_soon(bus.publish, "k", b"")
+                nursery.start_soon(bus.latest, "k")
+                await trio.sleep(0.1)
+                start = time.monotonic()
+                nursery.cancel_scope.cancel()
+        took = time.monotonic() - start
+        server.go_on()
+    assert took < 1
+
+
+async def test_leaving_by_a_cancel_while_redis_stands_still(server: RedisServer) -> None:
+    """A cancel from outside leaves the bus as quickly."""
+    async with assert_nothing_left():
+        with trio.CancelScope() as scope:
+            async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+                server.stop()
+                start = time.monotonic()
+                scope.cancel()
+                await watch.receive()
+        took = time.monotonic() - start
+        server.go_on()
+    assert scope.cancelled_caught
+    assert took < 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "swallowed"])
+async def test_leaving_while_it_reconnects(server: RedisServer, fault: str) -> None:
+    """So does a bus that has no connection, or hangs in making one."""
+    async with assert_nothing_left(), FaultProxy(("127.0.0.1", server.port)) as proxy:
+        async with open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus:
+            if fault == "refused":
+                proxy.refuse()
+            else:
+                proxy.to_target.swallow()
+                proxy.to_client.swallow()
+            proxy.cut()
+            with trio.fail_after(10):
+                while bus.statistics().connected:  # noqa: ASYNC110, nobody tells
+                    await trio.sleep(0.01)
+            await trio.sleep(0.1)
+            start = time.monotonic()
+        assert time.monotonic() - start < 1
+
+
+async def test_opening_is_cancelled_while_redis_stands_still(server: RedisServer) -> None:
+    """A cancel while the bus is being opened is not held up."""
+    async with assert_nothing_left():
+        with stopped(server), trio.move_on_after(0.2) as scope:
+            async with open_redis_watchbus(server.url):
+                pytest.fail("it opened")
+        assert scope.cancelled_caught
+
+
+async def test_opening_where_nobody_listens(server: RedisServer) -> None:
+    """A bus that cannot be reached in time is refused, and leaves nothing."""
+    async with assert_nothing_left(), FaultProxy(("127.0.0.1", server.port)) as proxy:
+        proxy.refuse()
+        with pytest.raises(BusUnavailableError, match="cannot be reached"):
+            async with open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.3):
+                pytest.fail("it opened")
+
+
+async def test_the_error_of_the_body_is_raised_as_it_is(server: RedisServer) -> None:
+    """An error of the body comes out in no group, and leaves nothing."""
+    async with assert_nothing_left():
+        with pytest.raises(ZeroDivisionError):
+            async with open_redis_watchbus(server.url):
+                raise ZeroDivisionError

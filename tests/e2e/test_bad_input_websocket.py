@@ -9,6 +9,7 @@ import contextlib
 
 import pytest
 import trio
+import trio.testing
 from served import (
     BINARY,
     CLOSE,
@@ -190,6 +191,32 @@ async def test_a_flood_of_messages(server: Server) -> None:
             for _ in range(100):
                 await client.send(frame(TEXT, b"a") * 100)
         assert await client.close_code() == 1008
+
+
+async def test_a_flood_of_publishes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that publishes faster than the bus takes it has to wait; it fills no memory."""
+    text = b'{"op": "publish", "id": %d, "key": "a", "data": "%b"}'
+    before = resident_size()
+    sent = 0
+
+    async def hang(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(server.bus, "publish", hang)
+    async with await open_websocket(server, "/ws") as client, trio.open_nursery() as nursery:
+
+        async def flood() -> None:
+            nonlocal sent
+            while sent < 1000:
+                await client.send_frame(TEXT, text % (sent, b"a" * 500_000))
+                sent += 1
+
+        nursery.start_soon(flood)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert sent < 1000
+        assert resident_size() - before < 100_000_000
+        nursery.cancel_scope.cancel()
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -66,8 +66,9 @@ async def test_websockets_are_closed_with_1001(server: Server) -> None:
             await each.is_closed()
 
 
-async def test_idle_connections_are_closed(server: Server) -> None:
-    """Those that wait for a next request are not waited for."""
+async def test_idle_connections_are_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that wait for a request are not waited for."""
+    monkeypatch.setattr("hypercorn.config.Config.keep_alive_timeout", 1000.0)
     async with await server.connect() as client, await server.connect() as fresh:
         await client.request("/healthz")
         await client.response()

@@ -41,6 +41,13 @@ for name in trio_watchbus.__all__:
     getattr(trio_watchbus, name)
 """
 
+# What needs an extra, and the name of that.
+NEEDS_EXTRA = {
+    "import trio_watchbus.web": "server",
+    "trio_watchbus.open_watchbus('redis://127.0.0.1')": "redis",
+    "trio_watchbus.open_watchbus('http://127.0.0.1')": "client",
+}
+
 
 def is_module(name: str) -> bool:
     """Whether the package's attribute of this name is a module."""
@@ -75,6 +82,20 @@ def test_a_public_name_says_the_public_module_that_it_is_in(name: str) -> None:
 
 def test_the_package_imports_without_any_extra() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], check=True)
+
+
+@pytest.mark.parametrize("statement", NEEDS_EXTRA)
+def test_what_needs_an_extra_says_which(statement: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS + statement],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("ImportError: ")
+    assert f"pip install 'trio-watchbus[{NEEDS_EXTRA[statement]}]'" in last
 
 
 @pytest.mark.skipif(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from ._app import create_app
-from ._options import ServerOptions, WebOptions
-from ._routes import WatchBusBlueprint, watchbus_blueprint
-from ._server import serve
+try:
+    from ._app import create_app
+    from ._options import ServerOptions, WebOptions
+    from ._routes import WatchBusBlueprint, watchbus_blueprint
+    from ._server import serve
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "serving needs quart-trio and hypercorn: pip install 'trio-watchbus[server]'"
+    ) from error
 
 __all__ = [
     "ServerOptions",

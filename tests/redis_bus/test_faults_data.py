@@ -61,7 +61,7 @@ async def test_everything_flushed(server: RedisServer, processes: int) -> None:
 async def test_scripts_flushed(server: RedisServer, processes: int) -> None:
     """Nobody notices that Redis forgets its scripts every 10 ms."""
 
-    async def flush(_: Account) -> None:
+    async def flush(_account: Account) -> None:
         for _ in range(50):
             server.call("SCRIPT", "FLUSH")
             await trio.sleep(0.01)

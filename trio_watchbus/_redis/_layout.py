@@ -31,9 +31,10 @@ class Names:
         meta: the hash of facts, of which the script makes all other names.
         log: the stream of all messages.
         keys: the sorted set of keys whose newest messages are kept.
+        probe: what is there only while it is tried out what is permitted.
     """
 
-    __slots__ = ("_stream", "keys", "log", "meta")
+    __slots__ = ("_stream", "keys", "log", "meta", "probe")
 
     def __init__(self, namespace: str) -> None:
         """Check and take `namespace`, which is of the form of a key.

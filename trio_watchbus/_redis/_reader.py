@@ -232,6 +232,7 @@ class Reader(Generic[D]):
         """Connect, and see that all that the bus does is permitted, and all names are its own."""
         try:
             self._ask(self._names.script("probe"))
+            self._ask(("XREAD", "STREAMS", self._names.probe, "0-0"))
         except RefusedError as refusal:
             # What it cannot write now, for want of memory say, it may later.
             if isinstance(refusal, (HopelessError, BusyError)):

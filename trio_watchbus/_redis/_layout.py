@@ -47,6 +47,7 @@ class Names:
         self.meta: bytes = start + b":meta"
         self.log: bytes = start + b":log"
         self.keys: bytes = start + b":keys"
+        self.probe: bytes = start + b":probe"
         self._stream = start + b":key:"
 
     def script(self, *arguments: bytes | str | int) -> Command:

@@ -167,6 +167,7 @@ def test_an_empty_batch_takes_up_no_idempotency_key(bus: InMemoryWatchBus) -> No
     assert bus.publish_many_nowait([], idempotency_key="one") == []
     identifier = bus.publish_nowait("a", b"1", idempotency_key="one")
     assert bus.publish_nowait("a", b"1", idempotency_key="one") == identifier
+    assert bus.publish_many_nowait([], idempotency_key="one") == []
     assert sequence(bus.position) == 1
 
 

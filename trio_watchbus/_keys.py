@@ -25,7 +25,7 @@ def check_key(key: object, what: str = "key") -> str:
     """
     checked = check_prefix(key, what)
     if not checked:
-        raise InvalidKeyError(f"a {what} may not be empty")
+        raise InvalidKeyError(f"this {what} is empty; it needs at least one character")
     return checked
 
 
@@ -41,12 +41,12 @@ def check_prefix(prefix: object, what: str = "prefix") -> str:
         InvalidKeyError: it is too long, or has a character that no key may have.
     """
     if not isinstance(prefix, str):
-        raise TypeError(f"a {what} must be a str, not {type(prefix).__name__}")
+        raise TypeError(f"the {what} must be a str, not {type(prefix).__name__}")
     try:
         length = len(prefix.encode())
     except UnicodeEncodeError as error:
         raise InvalidKeyError(
-            f"a {what} may not have a lone surrogate (at character {error.start})"
+            f"this {what} has a lone surrogate (at character {error.start}); none may have one"
         ) from None
     if length > MAX_KEY_BYTES:
         raise InvalidKeyError(
@@ -56,7 +56,7 @@ def check_prefix(prefix: object, what: str = "prefix") -> str:
     control = _CONTROL.search(prefix)
     if control is not None:
         raise InvalidKeyError(
-            f"a {what} may not have a control character"
-            f" (U+{ord(control[0]):04X} at character {control.start()})"
+            f"this {what} has a control character"
+            f" (U+{ord(control[0]):04X} at character {control.start()}); none may have one"
         )
     return prefix

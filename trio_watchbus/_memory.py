@@ -175,13 +175,15 @@ class InMemoryWatchBus(WatchBus):
         if idempotency_key is not None:
             check_key(idempotency_key, "idempotency key")
         self._check_open()
+        if not messages:
+            return []
         first = self._journal.last + 1
         last = self._journal.last + len(messages)
         if idempotency_key is not None:
             if idempotency_key in self._published:
                 first, last = self._published[idempotency_key]
                 messages = []
-            elif messages:
+            else:
                 self._published[idempotency_key] = (first, last)
                 if len(self._published) > _IDEMPOTENCY_KEYS:
                     self._published.popitem(last=False)

@@ -130,7 +130,9 @@ class Watch(trio.abc.ReceiveChannel[Message]):
         """Where to resume from. Passed as `after`, it gives exactly what was not received yet.
 
         Advances with each message received, and past messages that do not match. Still there
-        after closing.
+        after closing. While messages of the history wait, it is before the oldest of them: they
+        stand apart in the order, so that resuming there may give more than the history had, or
+        be refused.
         """
 
     @abstractmethod
@@ -314,6 +316,7 @@ class _Opening(AbstractAsyncContextManager[Watch, None]):
         self._watch = await self._bus._open_watch(self._request)
         return self._watch
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from naive import received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
+from trio_watchbus._core._trie import PrefixTrie
 from trio_watchbus._request import Overflow
 from trio_watchbus.abc import Watch
 
@@ -406,3 +407,28 @@ def test_resuming_at_any_position_gives_exactly_what_was_not_received(
                     assert received_now(resumed) == pending
 
     trio.run(check)
+
+
+async def test_an_interrupt_cannot_strike_while_a_watch_is_opened_or_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C is raised before or after the registrations change, never amid them."""
+    protected: list[bool] = []
+    add, remove = PrefixTrie.add, PrefixTrie.remove
+
+    def noting(change: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            protected.append(trio.lowlevel.currently_ki_protected())
+            return change(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(PrefixTrie, "add", noting(add))
+    monkeypatch.setattr(PrefixTrie, "remove", noting(remove))
+    bus = InMemoryWatchBus()
+    async with bus.watch("k"):
+        pass
+    async with bus.subscribe_prefix("k") as watch:
+        watch.close()
+    assert protected == [True] * 4
+    assert bus.statistics().trie_nodes == 0

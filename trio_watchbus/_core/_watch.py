@@ -18,6 +18,7 @@ from trio.lowlevel import (
     checkpoint,
     checkpoint_if_cancelled,
     current_task,
+    enable_ki_protection,
     reschedule,
     wait_task_rescheduled,
 )
@@ -221,6 +222,7 @@ class BufferedWatch(Watch):
         batch.extend(self._buffer.popleft() for _ in range(count))
         return batch
 
+    @enable_ki_protection
     def close(self) -> None:
         if self._final_position is None:
             self._final_position = self.position

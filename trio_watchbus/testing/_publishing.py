@@ -82,6 +82,8 @@ async def a_batch_may_be_any_iterable(publisher: WatchBus, watcher: WatchBus) ->
     async with watcher.watch("k") as watch:
         equal(await publisher.publish_many([]), [], "ids of an empty batch")
         equal(await publisher.publish_many([], idempotency_key="empty"), [], "ids of an empty one")
+        await publisher.publish("other", b"", idempotency_key="used")
+        equal(await publisher.publish_many([], idempotency_key="used"), [], "ids of an empty retry")
         ids = await publisher.publish_many(("k", b"%d" % number) for number in range(3))
         equal(data_of(await received(watch, ids[-1])), [b"0", b"1", b"2"], "messages")
 

@@ -51,7 +51,7 @@ class TrioThread:
 
     def __init__(self) -> None:
         self._started = threading.Event()
-        self._thread = threading.Thread(target=trio.run, args=(self._main,))
+        self._thread = threading.Thread(target=trio.run, args=(self._main,), daemon=True)
         self._thread.start()
         self._started.wait()
 

@@ -140,19 +140,22 @@ class NaiveWatch:
         return self.buffer.pop(0)
 
     def refill(self) -> Lag | None:
+        """Put into the buffer what comes next; return the loss before it, if there is one."""
+        lag = None
         pending = self.after(self.cursor)
         held = [message for message in pending if message.sequence >= self.bus.first]
         if len(held) < len(pending):
             self.cursor = self.bus.first - 1
             if self.overflow == "replay":
-                return Lag(len(pending) - len(held), self.cursor)
-            self.dropped += len(pending) - len(held)
+                lag = Lag(len(pending) - len(held), self.cursor)
+            else:
+                self.dropped += len(pending) - len(held)
         taken = held if self.overflow == "latest" else held[: self.buffer_size]
         self.load(taken)
         self.behind = len(taken) < len(held)
         if taken:
             self.cursor = taken[-1].sequence
-        return None
+        return lag
 
     def load(self, messages: Iterable[Sent]) -> None:
         for message in messages:

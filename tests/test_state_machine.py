@@ -33,7 +33,7 @@ class RedisMachine(BusMachine):
     """A bus over Redis, which keeps at least what it is asked to, and so is asked for all."""
 
     retentions = st.just(Retention(per_key=1000))
-    patience = 30
+    patience = 10
 
 
 class FakeRedisMachine(RedisMachine):

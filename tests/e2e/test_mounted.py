@@ -5,13 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 import hypercorn.trio
+import pytest
 import trio
 from hypercorn.config import Config
+from quart import Blueprint
 from quart_trio import QuartTrio
 from served import SECONDS, Server, until
 
 from trio_watchbus import InMemoryWatchBus
-from trio_watchbus.web import WebOptions, create_app, watchbus_blueprint
+from trio_watchbus.web import WebOptions, create_app, drain, watchbus_blueprint
 
 
 async def test_a_blueprint_on_another_application() -> None:
@@ -50,7 +52,7 @@ async def test_a_blueprint_on_another_application() -> None:
             assert (await server.ask("/bus/publish?key=a", "POST", b"1")).status == 200
             assert (await client.message_event()).data == "1"
             assert await socket.message() == "1"
-            blueprint.drain()
+            drain(blueprint)
             assert (await client.message_event()).event == "end"
             assert await socket.close_code() == 1001
             assert (await server.ask("/bus/readyz")).error == "draining"
@@ -70,3 +72,8 @@ async def test_a_whole_application() -> None:
         assert response.status_code == 200
         assert (await response.get_json())["id"] == bus.position
         assert (await client.get("/nothing")).status_code == 404
+
+
+def test_what_is_not_a_bus_s_routes_is_not_drained() -> None:
+    with pytest.raises(TypeError, match="watchbus_blueprint returns"):
+        drain(Blueprint("other", __name__))

@@ -11,6 +11,7 @@ from functools import partial
 from typing import assert_type
 
 import trio
+from quart import Blueprint
 from quart_trio import QuartTrio
 
 from trio_watchbus import (
@@ -28,7 +29,7 @@ from trio_watchbus import (
     open_watchbus,
 )
 from trio_watchbus.abc import Publication, Watch, WatchBus, WatchOptions
-from trio_watchbus.web import ServerOptions, WatchBusBlueprint, WebOptions, create_app, serve
+from trio_watchbus.web import ServerOptions, WebOptions, create_app, drain, serve
 from trio_watchbus.web import watchbus_blueprint as blueprint_of
 
 
@@ -128,11 +129,11 @@ async def handle_errors(bus: WatchBus) -> None:
 async def serve_a_bus(bus: WatchBus) -> None:
     assert_type(create_app(bus, WebOptions(heartbeat=5)), QuartTrio)
     routes = blueprint_of(bus)
-    assert_type(routes, WatchBusBlueprint)
+    assert_type(routes, Blueprint)
     QuartTrio(__name__).register_blueprint(routes, url_prefix="/bus")
     options = ServerOptions(allowed_origins=["https://shop.example"], max_keys=5)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve, bus, bind="127.0.0.1:0", options=options))
-        routes.drain()
+        drain(routes)
     await serve(bus, bind=8000)  # type: ignore[arg-type]
     await serve(bus, options=WebOptions())  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     from ._app import create_app
     from ._options import ServerOptions, WebOptions
-    from ._routes import WatchBusBlueprint, watchbus_blueprint
+    from ._routes import drain, watchbus_blueprint
     from ._server import serve
 except ModuleNotFoundError as error:
     raise ImportError(
@@ -14,9 +14,9 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "ServerOptions",
-    "WatchBusBlueprint",
     "WebOptions",
     "create_app",
+    "drain",
     "serve",
     "watchbus_blueprint",
 ]

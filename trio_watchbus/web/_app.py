@@ -6,13 +6,14 @@ from typing import Any, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from quart import Blueprint
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ..abc import WatchBus
 from ._answer import STATUS
 from ._options import WebOptions
-from ._routes import WatchBusBlueprint, answer_error, watchbus_blueprint
+from ._routes import answer_error, watchbus_blueprint
 
 
 def create_app(bus: WatchBus, options: WebOptions | None = None) -> QuartTrio:
@@ -25,7 +26,7 @@ def create_app(bus: WatchBus, options: WebOptions | None = None) -> QuartTrio:
     return app_of(watchbus_blueprint(bus, options))
 
 
-def app_of(blueprint: WatchBusBlueprint) -> QuartTrio:
+def app_of(blueprint: Blueprint) -> QuartTrio:
     """Return an application of this blueprint alone."""
     # No folder of static files and none of templates: nothing but the routes.
     app = QuartTrio("trio_watchbus.web", static_folder=None, template_folder=None)

@@ -78,11 +78,7 @@ class WatchBusBlueprint(Blueprint):
         self.register_error_handler(Exception, answer_error)
 
     def drain(self) -> None:
-        """End every stream: a last event or close frame tells the client; again does nothing.
-
-        To be called before the server that runs the application stops. From then on new streams
-        are refused.
-        """
+        """As the function `drain`."""
         self._drain.begin()
 
     def publish_beneath(self, app: QuartTrio) -> PublishApp:
@@ -198,14 +194,34 @@ class WatchBusBlueprint(Blueprint):
             raise unavailable()
 
 
-def watchbus_blueprint(bus: WatchBus, options: WebOptions | None = None) -> WatchBusBlueprint:
-    """Return a blueprint that serves `bus`, to register on any Quart-Trio application.
+def watchbus_blueprint(bus: WatchBus, options: WebOptions | None = None) -> Blueprint:
+    """Return the routes ``/sse``, ``/ws``, ``/publish``, ``/healthz`` and ``/readyz`` of `bus`.
+
+    They are a blueprint, to register on any Quart-Trio application.
 
     Args:
         bus: the bus that is served; it stays the caller's to close.
         options: what the routes allow; the defaults unless given.
     """
     return WatchBusBlueprint(bus, WebOptions() if options is None else options)
+
+
+def drain(routes: Blueprint) -> None:
+    """End every stream of `routes`: a last event or close frame tells the client to come back.
+
+    To be called before the server that runs the application stops. From then on new streams are
+    refused. Again does nothing.
+
+    Args:
+        routes: what `watchbus_blueprint` returned.
+
+    Raises:
+        TypeError: it is another blueprint.
+    """
+    # A function, as type checkers cannot see all of Quart's class, and so none that is made of it.
+    if not isinstance(routes, WatchBusBlueprint):
+        raise TypeError("only the routes of a bus can be drained: what watchbus_blueprint returns")
+    routes.drain()
 
 
 async def answer_error(error: Exception) -> Response:

@@ -25,7 +25,7 @@ from ._client import CLIENT, ClientStream
 from ._hypercorn import WebSocketGuard, make_config
 from ._listen import Bind, open_socket, url_of
 from ._options import ServerOptions
-from ._routes import watchbus_blueprint
+from ._routes import WatchBusBlueprint
 from ._session import max_frame_size
 
 logger = logging.getLogger("trio_watchbus.web")
@@ -85,7 +85,7 @@ async def serve_socket(
 ) -> None:
     """As `serve`, on a socket that listens already; closes it."""
     with listening:
-        blueprint = watchbus_blueprint(bus, options)
+        blueprint = WatchBusBlueprint(bus, options)
         config = make_config(options, max_frame_size(bus))
         tls = config.create_ssl_context()
         url = url_of(listening, tls=tls is not None)

@@ -13,6 +13,7 @@ import trio
 
 from trio_watchbus import InMemoryWatchBus
 from trio_watchbus._bench._stamp import stamped
+from trio_watchbus._cli._workers import collect_less_often
 from trio_watchbus.web import ServerOptions, create_app, serve
 
 from .server_process import KEY, Order
@@ -20,6 +21,8 @@ from .server_process import KEY, Order
 
 async def main(*arguments: str) -> None:
     """Serve until the input ends."""
+    # As `watchbus serve` does.
+    collect_less_often()
     bus = InMemoryWatchBus()
     async with trio.open_nursery() as nursery:
         if "plain" in arguments:

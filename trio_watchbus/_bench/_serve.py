@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from .._cli._workers import collect_less_often
 from .._open import open_watchbus
 from ..web import ServerOptions, serve
 
@@ -19,6 +20,8 @@ _MAX_CONNECTIONS = 100_000
 
 
 async def _main(bus_url: str) -> None:
+    # As `watchbus serve` does.
+    collect_less_often()
     async with open_watchbus(bus_url) as bus, trio.open_nursery() as nursery:
         # All clients of a bench come from one address.
         options = ServerOptions(

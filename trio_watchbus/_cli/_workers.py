@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import resource
@@ -24,6 +25,9 @@ _INTERRUPTED = 130
 
 _SPARE_FILES = 100
 """Files that a worker may have open beside its connections."""
+
+_YOUNG_OBJECTS = 10_000
+"""Objects that may be made and not freed before the collector looks: usually 700, or 2,000."""
 
 _LATE_SECONDS = 5.0
 """Seconds after the grace at which a worker that has not ended is killed."""
@@ -50,6 +54,7 @@ def run_worker(
         CommandError: the bus cannot be reached, or failed.
     """
     _allow_files(options.max_connections + _SPARE_FILES)
+    collect_less_often()
     try:
         return trio.run(_serve, listening, bus_url, options, announce)
     except KeyboardInterrupt:
@@ -58,6 +63,16 @@ def run_worker(
         if not _is_expected(error):
             raise
         raise CommandError(one_line(error)) from None
+
+
+def collect_less_often() -> None:
+    """Have the cyclic garbage collector look at this process's objects less often.
+
+    Each message to a thousand streams makes more objects at once than its thresholds expect, none
+    of them garbage, and each look at all objects stops every stream: with the usual thresholds
+    they took a quarter of the time, and the slowest of a hundred deliveries twice as long.
+    """
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def run_workers(count: int, listening: socket.socket, bus_url: str, options: ServerOptions) -> int:

@@ -348,6 +348,9 @@ class _Session:
         except WatchLaggedError as error:
             await self._tell_loss(identifier, served, error)
             return
+        if first is not None:
+            # Whoever publishes has a turn, and what it publishes now costs no frame of its own.
+            await trio.lowlevel.checkpoint()
         async with self._turn:
             if first is None:
                 if watch.position != served.told:

@@ -7,10 +7,10 @@ try:
     from ._options import ServerOptions, WebOptions
     from ._routes import drain, watchbus_blueprint
     from ._server import serve
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ImportError(
         "serving needs quart-trio and hypercorn: pip install 'trio-watchbus[server]'"
-    ) from error
+    ) from _error
 
 __all__ = [
     "ServerOptions",

@@ -17,6 +17,7 @@ from typing import Any
 
 import fakeredis
 import redis
+import trio
 
 _PATIENCE = 20.0
 """Seconds in which a server starts, although the machine does other things too."""
@@ -60,13 +61,12 @@ class RedisServer:
         path: its Unix socket.
     """
 
-    def __init__(self, binary: Path, folder: Path, *arguments: str) -> None:
-        self._binary = binary
+    def __init__(self, binary: Path, folder: Path, settings: str, *arguments: str) -> None:
         self._folder = folder
-        self._arguments = (
-            *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
-            *arguments,
-        )
+        # Sentinels write into theirs.
+        file = folder / "settings"
+        file.write_text(settings)
+        self._command = [str(binary), str(file), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.path = folder / "socket"
@@ -82,9 +82,8 @@ class RedisServer:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1"),
+                    *(*self._command, "--port", str(self.port), "--bind", "127.0.0.1"),
                     *("--unixsocket", str(self.path), "--dir", str(self._folder)),
-                    *self._arguments,
                 ],
                 stdout=log,
                 stderr=log,
@@ -134,16 +133,33 @@ class RedisServer:
         os.kill(self._process.pid, number)
 
 
+_SETTINGS = """
+save ""
+appendonly no
+repl-diskless-sync-delay 0
+"""
+
+
 @contextmanager
-def running(name: str, *arguments: str) -> Iterator[RedisServer]:
+def running(name: str, *arguments: str, settings: str = _SETTINGS) -> Iterator[RedisServer]:
     """A server of the kind of this name, killed at the end."""
     # In /tmp, as the path of a Unix socket may have only some hundred bytes.
     with TemporaryDirectory(prefix="watchbus-", dir="/tmp") as folder:
-        server = RedisServer(binaries()[name], Path(folder), *arguments)
+        server = RedisServer(binaries()[name], Path(folder), settings, *arguments)
         try:
             yield server
         finally:
             server.kill()
+
+
+async def in_step(replica: RedisServer) -> None:
+    """Wait until a replica has what its master has; not in this thread, which may be a proxy's."""
+    with trio.fail_after(_PATIENCE):
+        while True:
+            facts = await trio.to_thread.run_sync(replica.call, "INFO", "replication")
+            if facts["master_link_status"] == "up":
+                return
+            await trio.sleep(0.02)
 
 
 class _WakingSocket(fakeredis._socket.FakeSocket):

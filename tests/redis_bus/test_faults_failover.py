@@ -5,24 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-import trio
 from redis_bus.load import Account, stored_more, under_load
-from redis_bus.servers import RedisServer, binaries, running
+from redis_bus.servers import RedisServer, binaries, in_step, running
 
 from trio_watchbus import open_redis_watchbus
 from trio_watchbus.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(90)
-
-
-async def in_step(replica: RedisServer) -> None:
-    """Wait until a replica has what its master has; not in this thread, which is the proxy's."""
-    with trio.fail_after(30):
-        while True:
-            facts = await trio.to_thread.run_sync(replica.call, "INFO", "replication")
-            if facts["master_link_status"] == "up":
-                return
-            await trio.sleep(0.02)
 
 
 async def publish_apart(server: RedisServer, account: Account, count: int) -> None:

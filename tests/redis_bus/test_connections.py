@@ -1,0 +1,192 @@
+"""How the bus connects: by every kind of URL and client, and by connections of its own."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import trio
+import trustme
+from redis.sentinel import Sentinel
+from redis_bus.servers import RedisServer, in_step, running
+
+from trio_watchbus import BusUnavailableError, open_redis_watchbus, open_watchbus
+from trio_watchbus._redis._connection import connection_maker
+from trio_watchbus._redis._trouble import TroubleError
+from trio_watchbus.abc import WatchBus
+
+
+async def works(bus: WatchBus) -> None:
+    """Publish, and receive it."""
+    with trio.fail_after(10):
+        async with bus.watch("k") as watch:
+            identifier = await bus.publish("k", b"\xff\x00")
+            message = await watch.receive()
+    assert (message.id, message.data) == (identifier, b"\xff\x00")
+
+
+async def test_urls(server: RedisServer) -> None:
+    """TCP by name and number, a Unix socket, and another database each work."""
+    for url in (
+        f"redis://127.0.0.1:{server.port}",
+        f"redis://localhost:{server.port}/3",
+        f"unix://{server.path}",
+        f"unix://{server.path}?db=2",
+    ):
+        async with open_watchbus(url) as bus:
+            await works(bus)
+    assert server.call("EXISTS", "watchbus:log") == 1
+    with server.client(db=3) as client:
+        assert client.xlen("watchbus:log") == 1
+
+
+async def test_namespaces_are_apart(server: RedisServer) -> None:
+    """Buses of different namespaces share nothing, and every name starts with theirs."""
+    async with (
+        open_redis_watchbus(server.url, namespace="{watchbus}") as one,
+        open_redis_watchbus(server.url, namespace="é:2") as two,
+        two.subscribe_prefix("") as watch,
+    ):
+        await works(one)
+        await works(two)
+        assert [m.data for m in await watch.receive_batch()] == [b"\xff\x00"]
+        names = server.call("KEYS", "*")
+        assert all(name.decode().startswith(("{watchbus}:", "é:2:")) for name in names)
+
+
+async def test_a_client_keeps_its_pool(server: RedisServer) -> None:
+    """The bus connects as the client does, and neither uses nor changes the client's pool."""
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        host="127.0.0.1", port=server.port, db=1, max_connections=1, timeout=0.1, protocol=3
+    )
+    with redis.Redis(connection_pool=pool) as client:
+        before = dict(pool.connection_kwargs)
+        async with open_redis_watchbus(client) as bus:
+            await works(bus)
+            assert client.ping()
+            assert client.xlen("watchbus:log") == 1
+        assert pool.connection_kwargs == before
+        assert client.ping()
+
+
+async def test_a_client_may_be_gone_while_the_bus_goes_on(server: RedisServer) -> None:
+    """Closing the client that the bus was opened with does not disturb it."""
+    client = redis.Redis(host="127.0.0.1", port=server.port)
+    async with open_redis_watchbus(client) as bus:
+        client.close()
+        await works(bus)
+
+
+async def test_connections_are_named(server: RedisServer) -> None:
+    """They say what they are, or what the client was named."""
+    for url, name in ((server.url, "watchbus-"), (f"{server.url}?client_name=mine", "mine")):
+        async with open_redis_watchbus(url):
+            with server.client() as client:
+                named = [c["name"] for c in client.client_list() if c["name"].startswith(name)]
+            assert len(named) == 3
+
+
+@asynccontextmanager
+async def over_tls(server: RedisServer, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """A port on which a server can be reached over TLS, whatever it was built with."""
+
+    async def forward(source: Any, sink: Any) -> None:
+        async for data in source:
+            await sink.send_all(data)
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        try:
+            inner = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with inner, trio.open_nursery() as nursery:
+                nursery.start_soon(forward, inner, stream)
+                await forward(stream, inner)
+                nursery.cancel_scope.cancel()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        listening = partial(trio.serve_ssl_over_tcp, serve, 0, context, host="127.0.0.1")
+        [listener] = await nursery.start(listening)
+        yield listener.transport_listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_tls(server: RedisServer, tmp_path: Path) -> None:
+    """Over TLS it works, is left while nothing answers, and refuses a certificate at once."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    async with over_tls(server, context) as port:
+        url = f"rediss://localhost:{port}"
+        async with open_redis_watchbus(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}") as bus:
+            await works(bus)
+            server.stop()
+            start = trio.current_time()
+        assert trio.current_time() - start < 1
+        server.go_on()
+        with (
+            trio.fail_after(5),
+            pytest.raises(BusUnavailableError, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            async with open_redis_watchbus(url):
+                pytest.fail("it opened")
+
+
+async def test_a_connection_is_cut_while_it_is_made() -> None:
+    """Neither making a TCP connection nor a TLS handshake outlasts the end of the bus."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(1)
+        port = silent.getsockname()[1]
+        # The second one is never accepted: the first fills the backlog that is left.
+        for scheme in ("redis", "rediss"):
+            link = connection_maker(f"{scheme}://127.0.0.1:{port}", timeout=60, name="x")()
+            with trio.fail_after(5):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fails, link.connect)
+                    await trio.sleep(0.2)
+                    link.end()
+            # And from then on at once.
+            await fails(link.connect)
+            link.disconnect()
+
+
+async def fails(function: Any) -> None:
+    """Call a function in a thread, which gets no connection."""
+
+    def call() -> None:
+        with pytest.raises(TroubleError):
+            function()
+
+    await trio.to_thread.run_sync(call)
+
+
+async def test_sentinel() -> None:
+    """A client of a sentinel's master follows the master when it dies."""
+    with running("valkey") as master, running("valkey") as replica:
+        replica.call("REPLICAOF", "127.0.0.1", master.port)
+        await in_step(replica)
+        settings = (
+            f"sentinel monitor mine 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds mine 500\n"
+            "sentinel failover-timeout mine 2000\n"
+        )
+        with running("valkey", "--sentinel", settings=settings) as watcher, trio.fail_after(30):
+            sentinel: Any = Sentinel([("127.0.0.1", watcher.port)])  # type: ignore[no-untyped-call]
+            while not sentinel.discover_slaves("mine"):  # noqa: ASYNC110, nobody tells
+                await trio.sleep(0.1)
+            async with open_redis_watchbus(sentinel.master_for("mine")) as bus:
+                await works(bus)
+                master.kill()
+                async with bus.watch("k") as watch:
+                    await bus.publish("k", b"after")
+                    assert (await watch.receive()).data == b"after"
+            assert replica.call("XLEN", "watchbus:log") == 2

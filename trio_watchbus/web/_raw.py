@@ -6,7 +6,7 @@ and the reason, and the client decides where to go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 
 import trio
@@ -18,7 +18,7 @@ from ..abc import WatchBus, WatchOptions
 from ._connection import CloseConnection, Connection
 from ._drain import Drain
 from ._query import StreamQuery
-from ._stream import BUFFER_SIZE
+from ._stream import BUFFER_SIZE, CHUNK_SIZE
 
 _LOST = 1013
 """The close code that says to come back another time."""
@@ -60,8 +60,8 @@ async def _send_messages(
         async with bus.watch_any(query.keys, query.prefixes, **how) as watch:
             with drain.interrupting(inf):
                 while True:
-                    messages = await watch.receive_batch()
-                    await connection.send(*map(encode, messages))
+                    for frames in _in_chunks(map(encode, await watch.receive_batch())):
+                        await connection.send(*frames)
     except HistoryLostError as lost:
         raise CloseConnection(_LOST, f"messages are lost: {lost.reason}") from None
     except WatchLaggedError as lagged:
@@ -73,6 +73,20 @@ async def _send_messages(
         # The bus raises why where it was opened.
         raise CloseConnection(CloseCode.FAULT, "the bus failed") from None
     raise CloseConnection(CloseCode.DRAIN, "shutdown")
+
+
+def _in_chunks(frames: Iterable[str | bytes]) -> Iterator[list[str | bytes]]:
+    """Group what is sent together, so that a client that stopped reading holds little memory."""
+    chunk: list[str | bytes] = []
+    size = 0
+    for frame in frames:
+        chunk.append(frame)
+        size += len(frame)
+        if size >= CHUNK_SIZE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 async def _discard_inbound(connection: Connection) -> None:

@@ -28,7 +28,7 @@ BUFFER_SIZE = 128
 on the way to it, though the journal may have dropped them; the rest it finds in the journal. More
 would not make chunks any cheaper."""
 
-_CHUNK_SIZE = 256 * 1024
+CHUNK_SIZE = 256 * 1024
 """Bytes from which a chunk gets no further message: far beyond where the cost of a chunk matters,
 and what a client that stopped reading holds in memory."""
 
@@ -166,7 +166,7 @@ class EventStream(ResponseBody):
     def _chunk(self) -> bytes:
         pieces = []
         size = 0
-        while self._messages and size < _CHUNK_SIZE:
+        while self._messages and size < CHUNK_SIZE:
             piece = self._encode(self._messages.popleft())
             pieces.append(piece)
             size += len(piece)

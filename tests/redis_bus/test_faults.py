@@ -75,3 +75,18 @@ async def test_stopped_for_a_second(kind: str, processes: int) -> None:
     with running(kind) as server:
         counts = await under_load(server.url, processes, stop)
     assert counts["lost"] == counts["refused"] == counts["unknown"] == 0
+
+
+@in_one_and_two_processes
+async def test_stopped_for_ten_seconds(processes: int) -> None:
+    """A server that stands still for longer than a publish waits loses nothing, nor is it lied."""
+
+    async def stop(_: Account) -> None:
+        server.stop()
+        await trio.sleep(10)
+        server.go_on()
+
+    with running("valkey") as server:
+        counts = await under_load(server.url, processes, stop, publish_timeout=4.0)
+    assert counts["lost"] == 0
+    assert counts["refused"] + counts["unknown"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .._keys import check_key
-from .._message import Message
+from .._message import Message, Position
 
 Command = Sequence[bytes | str | int]
 """A command of Redis's and its arguments."""
@@ -137,10 +137,10 @@ def read_stream(key: str, entries: Sequence[Entry]) -> list[Message]:
     """Return the messages that `entries` of the stream of `key` hold, in their order."""
     found = []
     for identifier, fields in entries:
-        values = dict(zip(fields[::2], fields[1::2], strict=True))
+        values = dict(zip(fields[::2], fields[1::2], strict=False))
         try:
-            position = f"{values[b'e'].decode()}-{number_of(identifier)}"
-            found.append(Message(key, values[b"data"], position, int(values[b"t"]) / 1000))
+            position = Position.parse(f"{values[b'e'].decode()}-{number_of(identifier)}")
+            found.append(Message(key, values[b"data"], str(position), int(values[b"t"]) / 1000))
         except (KeyError, ValueError):
             continue
     return found

@@ -60,6 +60,10 @@ _FILE = re.compile(r"(?:#|//|<!--) (?P<name>[\w./-]+\.\w+)(?: -->)?\n")
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=port=)\d+")
 
 
+class MissingToolError(Exception):
+    """What the rest of a page needs is not installed here."""
+
+
 class Terminal:
     """A process of the page, and what it has printed so far.
 
@@ -228,7 +232,7 @@ class PageSession:
         """Start nginx, where there is one, with `inside_http` in its configuration."""
         server = shutil.which("nginx", path=self.environment["PATH"])
         if server is None:
-            pytest.skip("there is no nginx on the PATH")
+            raise MissingToolError("there is no nginx on the PATH")
         folders = "".join(
             f"{kind}_temp_path {self.folder}/.nginx;"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -330,15 +334,20 @@ class PageSession:
             )
 
 
-async def run_page(page: Path, folder: Path) -> None:
-    """Run every block of `page`, a Markdown file, in `folder`, an empty one."""
+async def run_page(page: Path, folder: Path) -> str:
+    """Run every block of `page`, a Markdown file, in `folder`, an empty one.
+
+    Returns:
+        why something of it could not be done here; empty if all was.
+    """
     async with PageSession(folder) as session:
         for block in blocks(page):
             try:
                 await session.run(block)
                 session.check()
+            except MissingToolError as error:
+                return str(error)
             except BaseException as error:
                 error.add_note(f"in the block at {page.name}:{block.line}")
                 raise
-    if session.not_done:
-        pytest.skip(f"done but for one thing: {session.not_done}")
+    return session.not_done

@@ -11,15 +11,15 @@ from page_blocks import Shown
 from page_session import run_page
 
 
-async def run_text(folder: Path, text: str) -> None:
-    """Run a page with this text."""
+async def run_text(folder: Path, text: str) -> str:
+    """Run a page with this text; return why something could not be done."""
     page = folder / "page.md"
     page.write_text(dedent(text))
-    await run_page(page, folder)
+    return await run_page(page, folder)
 
 
 async def test_a_page_that_says_what_is_so_passes(tmp_path: Path) -> None:
-    await run_text(
+    not_done = await run_text(
         tmp_path,
         """
         ```python
@@ -36,6 +36,7 @@ async def test_a_page_that_says_what_is_so_passes(tmp_path: Path) -> None:
         ```
         """,
     )
+    assert not_done == ""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,8 @@ async def test_a_page_that_says_what_is_not_so_fails(
 
 
 async def test_a_block_with_a_reason_is_let_be(tmp_path: Path) -> None:
-    await run_text(tmp_path, "<!-- not run: it fails -->\n```python\n1 / 0\n```\n")
+    text = "<!-- not run: it fails -->\n```python\n1 / 0\n```\n"
+    assert await run_text(tmp_path, text) == ""
 
 
 @pytest.mark.parametrize(

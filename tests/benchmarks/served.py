@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 from trio_watchbus._bench._connections import (
     BenchError,
@@ -54,14 +54,18 @@ def latency(
 
 def idle_memory(server: str, kind: str, clients: int, options: str = "") -> float:
     """Return bytes that the server takes for one idle stream."""
-    with ServerProcess(server, *options.split(",")) as process, ExitStack() as stack:
+    with (
+        ServerProcess(server, *options.split(",")) as process,
+        Poller() as poller,
+        ExitStack() as stack,
+    ):
         address = Server(process.url)
-        # What is made for the first ones is not the price of one more.
+        opening = _opening(server, kind, address)
         before = 0
+        # What is made for the first ones is not the price of one more.
         for number in (50, clients):
             before = _settled_memory(process.pid)
-            for stream in open_streams(address, [_opening(server, kind, address)] * number):
-                stack.enter_context(closing(stream))
+            stack.enter_context(open_streams(address, [opening] * number, poller, Deliveries()))
         return (_settled_memory(process.pid) - before) / clients
 
 
@@ -91,22 +95,25 @@ def _deliver(
 ) -> Deliveries:
     expected = clients * messages
     deliveries = Deliveries()
-    with (
-        ServerProcess(server, *options.split(",")) as process,
-        Poller() as poller,
-        ExitStack() as stack,
-    ):
+    with ServerProcess(server, *options.split(",")) as process, Poller() as poller:
         address = Server(process.url)
-        for stream in open_streams(address, [_opening(server, kind, address)] * clients):
-            stack.enter_context(closing(stream))
-            stream.listen(poller, deliveries)
-        process.publish(Order(messages, rate, size, clients))
-        end = time.monotonic() + _SECONDS
-        while deliveries.count < expected and time.monotonic() < end and not deliveries.ended:
-            poller.poll(1)
+        openings = [_opening(server, kind, address)] * clients
+        with open_streams(address, openings, poller, deliveries):
+            _publish_to_all(process, Order(messages, rate, size, clients), poller, deliveries)
     if deliveries.count != expected:
         raise BenchError(f"{server} delivered {deliveries.count} of {expected}")
     return deliveries
+
+
+def _publish_to_all(
+    process: ServerProcess, order: Order, poller: Poller, deliveries: Deliveries
+) -> None:
+    """Have it publish, and return once all of that has come, or something is wrong."""
+    process.publish(order)
+    end = time.monotonic() + _SECONDS
+    expected = order.count * order.watchers
+    while deliveries.count < expected and time.monotonic() < end and not deliveries.ended:
+        poller.poll(1)
 
 
 def _opening(server: str, kind: str, address: Server) -> Opening:

@@ -11,7 +11,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, final
@@ -241,8 +242,18 @@ class Stream:
             self._socket.sendall(bytes([_PONG, _MASKED | len(payload), 0, 0, 0, 0]) + payload)
 
 
-def open_streams(server: Server, openings: Sequence[Opening]) -> list[Stream]:
-    """Open a stream for each of `openings`; return once all are served.
+@contextmanager
+def open_streams(
+    server: Server, openings: Sequence[Opening], poller: Poller, deliveries: Deliveries
+) -> Iterator[None]:
+    """Hold a stream for each of `openings`, all of them served and listening.
+
+    Args:
+        server: where.
+        openings: how to open each.
+        poller: what reads from them; it is polled meanwhile, so that those opened first are not
+            cut for their silence while others are opened.
+        deliveries: where what they receive is counted.
 
     Raises:
         BenchError: the server refused one.
@@ -251,15 +262,17 @@ def open_streams(server: Server, openings: Sequence[Opening]) -> list[Stream]:
     streams: list[Stream] = []
     try:
         for start in range(0, len(openings), _OPENED_AT_ONCE):
-            group = openings[start : start + _OPENED_AT_ONCE]
-            streams += [Stream(server, opening) for opening in group]
+            streams += [
+                Stream(server, opening) for opening in openings[start : start + _OPENED_AT_ONCE]
+            ]
             for stream in streams[start:]:
                 stream.finish_opening()
-    except BaseException:
+                stream.listen(poller, deliveries)
+            poller.poll(0)
+        yield
+    finally:
         for stream in streams:
             stream.close()
-        raise
-    return streams
 
 
 @final

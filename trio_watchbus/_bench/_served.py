@@ -40,14 +40,12 @@ def measure_streams(
     keys = [f"bench/{number}" for number in range(load.keys)]
     expected = load.expected()
     deliveries = Deliveries()
-    with Poller() as poller, ExitStack() as stack:
-        streams = open_streams(
-            server, [opening(keys[number % load.keys]) for number in range(load.clients)]
-        )
-        for stream in streams:
-            stack.enter_context(closing(stream))
-            stream.listen(poller, deliveries)
-        publisher = stack.enter_context(closing(Requester(server, poller)))
+    openings = [opening(keys[number % load.keys]) for number in range(load.clients)]
+    with (
+        Poller() as poller,
+        open_streams(server, openings, poller, deliveries),
+        closing(Requester(server, poller)) as publisher,
+    ):
         cpu = None if pid is None else cpu_seconds(pid)
         published = 0
         start = time.monotonic()

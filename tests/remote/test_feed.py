@@ -16,13 +16,14 @@ from trio_watchbus._request import WatchRequest
 class Fed:
     """A feed whose server is the test."""
 
-    def __init__(self, **how: Any) -> None:
+    def __init__(self, *, opened: bool = True, **how: Any) -> None:
         self.sent: list[protocol.Request] = []
         self.forgotten = 0
         self.feed = Feed(7, WatchRequest(["k"], [], **how), self.sent.append, self._forget)
         self.watch = self.feed.watch
         self.opening = self.feed.opening()
-        self.feed.take_position("e-0")
+        if opened:
+            self.feed.take_opening("e-0")
 
     def _forget(self, feed: Feed) -> None:
         assert feed is self.feed
@@ -198,6 +199,69 @@ def test_on_a_new_connection_it_goes_on_behind_what_came_with_the_room_that_is_l
     assert (opening.after, opening.history, opening.window) == ("e-5", 0, 1)
     fed.give(6)
     assert fed.take() == [1, 2, 3, 6]
+
+
+def test_a_watch_that_is_behind_takes_what_comes_on_a_new_connection() -> None:
+    fed = Fed(buffer_size=4)
+    fed.give(1, 2, 3, 4)
+    assert [int(fed.watch.receive_nowait().data) for _ in range(2)] == [1, 2]
+    assert fed.feed.opening().window == 2
+    fed.feed.take_opening("e-4")
+    fed.give(5)
+    fed.give(6)
+    assert fed.take() == [3, 4, 5, 6]
+
+
+def test_with_more_history_than_room_it_asks_for_nothing_until_that_is_received() -> None:
+    fed = Fed(opened=False, history=9, buffer_size=2)
+    fed.give(1, 2)
+    fed.give(5, 6)
+    assert not fed.feed.decided.is_set()
+    fed.feed.take_opening("e-7")
+    assert fed.watch.position == "e-0"
+    assert (fed.opening.window, fed.more()) == (0, [])
+    # Nor on a new connection.
+    opening = fed.feed.opening()
+    assert (opening.after, opening.history, opening.window) == ("e-7", 0, 0)
+    fed.feed.take_opening("e-7")
+    assert fed.more() == []
+    assert fed.take() == [1, 2, 5, 6]
+    assert fed.watch.position == "e-7"
+    assert fed.more() == [2]
+    fed.give(8)
+    assert fed.take() == [8]
+
+
+def test_history_that_breaks_off_is_asked_for_anew_and_nothing_of_it_given() -> None:
+    fed = Fed(opened=False, history=2, buffer_size=10)
+    fed.give(1, 2)
+    opening = fed.feed.opening()
+    assert (opening.after, opening.history) == (None, 2)
+    fed.give(2, 4)
+    fed.feed.take_opening("e-5")
+    assert fed.more() == [8]
+    assert fed.take() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("overflow", "kept"),
+    [("drop_newest", [1, 2, 3]), ("drop_oldest", [1, 2, 3]), ("latest", [3])],
+)
+def test_history_is_kept_whatever_the_room(overflow: str, kept: list[int]) -> None:
+    """As on the other buses; the newest of each key is one for the kind that keeps that."""
+    fed = Fed(opened=False, history=3, buffer_size=1, overflow=overflow)
+    fed.give(1, 2, 3)
+    fed.feed.take_opening("e-3")
+    assert fed.watch.statistics().dropped == 0
+    assert fed.take() == kept
+
+
+def test_messages_before_the_watch_is_open_are_not_believed_where_no_history_was_asked_for() -> (
+    None
+):
+    fed = Fed(opened=False)
+    with pytest.raises(protocol.MalformedFrameError, match="not open"):
+        fed.give(1)
 
 
 def test_what_the_server_no_longer_holds_is_a_loss_and_it_goes_on_behind_that() -> None:

@@ -456,6 +456,9 @@ async def test_limits_of_the_server_are_told() -> None:
         with pytest.raises(ValueError, match="at most 1 watches"):
             async with bus.watch("b"):
                 pass
+        with pytest.raises(ValueError, match="at most 1000 messages of each key"):
+            async with bus.watch("b", history=1001):
+                pass
         with pytest.raises(ValueError, match="at most 2 messages"):
             await bus.publish_many([("k", b"")] * 3)
         with pytest.raises(ValueError, match="in parts"):

@@ -131,6 +131,60 @@ async def test_what_the_server_no_longer_holds_is_told_once_with_a_bound() -> No
         assert await numbers(watch, 10) == list(range(21, 31))
 
 
+@pytest.mark.parametrize("retained", [10_000, 3])
+@pytest.mark.parametrize("overflow", ["replay", "drop_oldest"])
+async def test_a_cut_before_the_history_is_received_adds_nothing_to_it(
+    retained: int, overflow: Any
+) -> None:
+    """Not what it left out, nor a loss where only the messages kept by key are still held."""
+    bus_behind = InMemoryWatchBus(retention=Retention(messages=retained))
+    async with served(bus_behind) as server, through_proxy(server) as (proxy, bus):
+        await server.bus.publish_many([("a", b"10"), ("x", b"20")])
+        await server.bus.publish_many([("b", b"%d" % number) for number in range(5)])
+        # The kind that drops is to have room for what comes after the history.
+        size = 1 if overflow == "replay" else 10
+        async with bus.watch_any(
+            ["a", "x", "b"], history=1, buffer_size=size, overflow=overflow
+        ) as watch:
+            proxy.refuse()
+            proxy.cut()
+            await server.bus.publish_many([("b", b"31"), ("b", b"32")])
+            proxy.accept()
+            await reconnected(bus)
+            await server.bus.publish("b", b"33")
+            assert await numbers(watch, 6) == [10, 20, 4, 31, 32, 33]
+
+
+async def test_a_cut_amid_the_history_has_it_come_anew_as_of_then() -> None:
+    size = 300_000
+    async with (
+        served() as server,
+        through_proxy(server) as (proxy, bus),
+        trio.open_nursery() as nursery,
+    ):
+        # Each in a frame of its own.
+        for number in range(5):
+            await server.bus.publish(f"k/{number}", b"%*d" % (size, number))
+        proxy.to_client.piece_size = 10_000
+        entered = trio.Event()
+
+        async def watch() -> None:
+            async with bus.subscribe_prefix("k/", history=1, buffer_size=1) as watch:
+                entered.set()
+                assert await numbers(watch, 6) == [0, 2, 3, 4, 5, 6]
+
+        nursery.start_soon(watch)
+        await proxy.to_client.wait_seen(size + size // 2)
+        proxy.refuse()
+        proxy.cut()
+        await until(lambda: not server.watches)
+        assert not entered.is_set()
+        await server.bus.publish("k/1", b"5")
+        proxy.accept()
+        await until(lambda: server.watches)
+        await server.bus.publish("k/0", b"6")
+
+
 async def test_a_server_that_starts_anew_is_a_loss_of_unknown_size() -> None:
     async with (
         served() as first,

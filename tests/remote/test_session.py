@@ -155,6 +155,34 @@ async def test_after_and_history_start_in_the_past() -> None:
         assert got == {1: ids[1:], 2: ids[2:]}
 
 
+@pytest.mark.parametrize("overflow", ["replay", "latest", "drop_oldest", "drop_newest"])
+async def test_history_comes_whole_before_the_watch_is_open(overflow: str) -> None:
+    """Whatever room there is, and whatever is published before it has gone out."""
+    keys = [f"a{number}" for number in range(4)]
+    bus = InMemoryWatchBus()
+    for key in [*keys, "b"]:
+        # Two go into a frame, that which exceeds it being the last.
+        await bus.publish(key, b"x" * 200_000)
+    async with session(bus, room=0) as peer:
+        request = {"op": "watch", "id": 1, "prefix": "a", "history": 1, "overflow": overflow}
+        await peer.say({**request, "buffer_size": 1, "window": 1})
+        await trio.testing.wait_all_tasks_blocked()
+        for key in keys:
+            await bus.publish(key, b"new")
+        frames = [await peer.hear() for _ in range(4)]
+        assert [frame["op"] for frame in frames] == ["messages", "messages", "watching", "messages"]
+        got = [[message["key"] for message in frame.get("messages", ())] for frame in frames]
+        assert got[:3] == [keys[:2], keys[2:], []]
+        # The window is for what comes after it, and the position is before that.
+        [message] = frames[3]["messages"]
+        assert message["data"] == "new"
+        before, first = (
+            int(place.rpartition("-")[2]) for place in (frames[2]["position"], message["id"])
+        )
+        assert first == before + 1
+        assert await peer.hear_all() == []
+
+
 async def test_what_waits_goes_out_in_one_frame_up_to_its_bounds() -> None:
     bus = InMemoryWatchBus()
     async with session(bus) as peer:

@@ -9,11 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_watchbus import InvalidKeyError, InvalidPositionError
-from trio_watchbus.web._query import (
-    MAX_HISTORY,
-    parse_publish_query,
-    parse_stream_query,
-)
+from trio_watchbus._protocol import MAX_HISTORY
+from trio_watchbus.web._query import parse_publish_query, parse_stream_query
 from trio_watchbus.web._refusal import Refusal
 
 KEYS = st.text(

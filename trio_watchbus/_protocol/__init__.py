@@ -27,7 +27,14 @@ from ._answers import (
     encode_messages,
     parse_answer,
 )
-from ._common import REQUESTS_AT_ONCE, SUBPROTOCOL, CloseCode, MalformedFrameError, encode
+from ._common import (
+    MAX_HISTORY,
+    REQUESTS_AT_ONCE,
+    SUBPROTOCOL,
+    CloseCode,
+    MalformedFrameError,
+    encode,
+)
 from ._errors import RequestError, error_answer, error_of
 from ._requests import (
     Latest,
@@ -55,6 +62,7 @@ __all__ = [
     "Lagged",
     "Latest",
     "LatestMessage",
+    "MAX_HISTORY",
     "MalformedFrameError",
     "Messages",
     "More",

@@ -60,7 +60,10 @@ class Hello(_Answer, tag="hello"):
 
 
 class Watching(_Answer, tag="watching"):
-    """A watch is open: every matching message after `position` comes, or its loss is told."""
+    """A watch is open: every matching message after `position` comes, or its loss is told.
+
+    All of its history has come; until then there is nothing to resume from.
+    """
 
     id: Identifier
     position: str

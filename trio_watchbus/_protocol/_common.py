@@ -14,6 +14,10 @@ REQUESTS_AT_ONCE = 64
 """Requests of one connection that are being done at once. A client that sends more has to wait
 with everything that it sends."""
 
+MAX_HISTORY = 1000
+"""The most of each key that `history` may ask a served bus for, so that one request cannot fill
+memory."""
+
 _LARGEST_INTEGER = 2**53 - 1
 """The largest integer that every JSON parser keeps, those with floats alone included."""
 

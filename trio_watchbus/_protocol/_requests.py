@@ -7,13 +7,20 @@ without a word; then converted by msgspec, which is strict about everything else
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .._request import Overflow
-from ._common import Count, Identifier, MalformedFrameError, data_fields, printable
+from ._common import (
+    MAX_HISTORY,
+    Count,
+    Identifier,
+    MalformedFrameError,
+    data_fields,
+    printable,
+)
 from ._errors import RequestError
 
 _INTEGER_LENGTH = 20
@@ -32,8 +39,8 @@ class _Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults
 class Watch(_Request, tag="watch"):
     """Open a watch on the union of these keys and prefixes; answered by `Watching` or `Error`.
 
-    `window` is how many messages may come before the client has asked for `More`; absent, as many
-    as the connection carries.
+    Its history comes in `Messages` before `Watching`. `window` is how many messages may come after
+    that before the client has asked for `More`; absent, as many as the connection carries.
     """
 
     id: Identifier
@@ -42,7 +49,7 @@ class Watch(_Request, tag="watch"):
     keys: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     after: str | None = None
-    history: Count = 0
+    history: Annotated[int, Meta(ge=0, le=MAX_HISTORY)] = 0
     overflow: Overflow = "replay"
     buffer_size: Count | None = None
     window: Count | None = None

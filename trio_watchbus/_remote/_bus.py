@@ -222,10 +222,11 @@ class RemoteWatchBus(WatchBus):
     def _take(self, answer: protocol.Answer) -> None:
         """Take what the server says."""
         match answer:
-            case (
-                protocol.Watching(id=identifier, position=position)
-                | protocol.Bookmark(id=identifier, position=position)
-            ):
+            case protocol.Watching(id=identifier, position=position):
+                self._note(position)
+                if identifier in self._feeds:
+                    self._feeds[identifier].take_opening(position)
+            case protocol.Bookmark(id=identifier, position=position):
                 self._note(position)
                 if identifier in self._feeds:
                     self._feeds[identifier].take_position(position)
@@ -335,6 +336,12 @@ class RemoteWatchBus(WatchBus):
 
     async def _decide(self, feed: Feed) -> None:
         """Return once the server has opened the watch; raise why it does not."""
+        history = feed.watch.request.history
+        if history > protocol.MAX_HISTORY:
+            raise ValueError(
+                f"a served bus gives at most {protocol.MAX_HISTORY} messages of each key as"
+                f" history, not {history}"
+            )
         opening = feed.opening()
         length = len(protocol.encode(opening))
         if length > self._max_request_size:
@@ -343,8 +350,12 @@ class RemoteWatchBus(WatchBus):
                 f" reads at most {self._max_request_size}: open several watches"
             )
         self._send(opening)
-        with trio.move_on_after(self._timeout):
-            await feed.decided.wait()
+        heard = -1
+        # A long history may take longer, as long as more of it comes.
+        while feed.heard != heard and not feed.decided.is_set():
+            heard = feed.heard
+            with trio.move_on_after(self._timeout):
+                await feed.decided.wait()
         self._check_open()
         if feed.failure is not None:
             raise feed.failure

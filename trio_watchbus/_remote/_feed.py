@@ -27,6 +27,9 @@ class Feed:
     buffer; asked by a watch that keeps up, long before. The other kinds let everything come, and
     drop by themselves.
 
+    The history comes before the server opens the watch. If the connection breaks amid it, it is
+    asked for anew: nobody has seen a part, and no position stands for the rest of it.
+
     Args:
         identifier: what the watch is called on the connection.
         request: what it covers, and how.
@@ -36,6 +39,7 @@ class Feed:
     Attributes:
         watch: the watch.
         resume: up to where the server has sent; None until the watch is open.
+        heard: how many frames of history have come.
         decided: set when it is open, or known why not.
         ended: whether nothing more comes.
         failure: why nothing more comes, if that is not that the bus was closed.
@@ -53,11 +57,14 @@ class Feed:
         self.identifier = identifier
         self.watch = BufferedWatch(self, request, "")
         self.resume: str | None = None
+        self.heard = 0
         self.decided = trio.Event()
         self.ended = False
         self.failure: BaseException | None = None
         self._send = send
         self._forget = forget
+        # What comes first, once all of it is there.
+        self._history: list[Message] = []
         # What came after a loss that the consumer is yet to be told, that loss included.
         self._waiting: deque[Message | WatchLaggedError] = deque()
         # Where the watch is when its consumer has received all that is in the buffer.
@@ -73,14 +80,17 @@ class Feed:
         """Return the request that opens the watch on a new connection, where it stands."""
         request = self.watch.request
         self._dropped = 0
-        self._window = self._room()
+        self._history.clear()
+        history = request.history if self.resume is None else 0
+        # What room the history leaves is known once it is there.
+        self._window = 0 if history else max(0, self._room())
         after = request.after if self.resume is None else self.resume
         return protocol.Watch(
             self.identifier,
             keys=tuple(request.keys),
             prefixes=request.prefixes,
             after=None if after is None else str(after),
-            history=request.history if self.resume is None else 0,
+            history=history,
             overflow=request.overflow,
             buffer_size=self._size,
             window=self._window if self._replays else None,
@@ -96,21 +106,34 @@ class Feed:
 
     # What the server says
 
+    def take_opening(self, position: str) -> None:
+        """Take note that the server has opened the watch, and sent everything up to `position`."""
+        self.watch.load(self._history)
+        self._history.clear()
+        self.take_position(position)
+        self.decided.set()
+        self._settle()
+
     def take_position(self, position: str) -> None:
         """Take note that the server has sent everything up to `position`."""
         self.resume = position
         if not self._waiting:
             self._head = position
-        self.decided.set()
 
     def take_messages(self, answer: protocol.Messages) -> None:
         """Take messages.
 
         Raises:
-            MalformedFrameError: they are none, or more than there is room for.
+            MalformedFrameError: nobody asked for them, or there are more than there is room for.
         """
         messages = [message.message() for message in answer.messages]
         watch = self.watch
+        if self.resume is None:
+            if not watch.request.history:
+                raise protocol.MalformedFrameError("messages of a watch that is not open")
+            self._history += messages
+            self.heard += 1
+            return
         if self._replays:
             self._window -= len(messages)
             if self._window < 0:

@@ -44,7 +44,7 @@ def open_remote_watchbus(
         token: sent as a bearer token; shown nowhere.
         ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
         publish_timeout: seconds that a publish may take over all attempts, above 0; so too
-            opening a watch, and asking for something.
+            opening a watch, or the next part of its history, and asking for something.
         connect_timeout: seconds in which a connection has to stand, above 0.
         heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
         heartbeat_timeout: seconds that it has to say something then, above 0, before the

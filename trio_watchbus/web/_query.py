@@ -8,10 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 from .._keys import check_key, check_prefix
 from .._message import Position
+from .._protocol import MAX_HISTORY
 from ._refusal import Refusal
-
-MAX_HISTORY = 1000
-"""The most that `history` may ask for, so that one request cannot fill memory."""
 
 _BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 

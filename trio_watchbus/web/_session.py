@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, final
 
@@ -314,6 +315,8 @@ class _Session:
                 buffer_size=_buffer_size(request),
             ) as watch:
                 served.watch = watch
+                if request.history:
+                    await self._send_history(request.id, served, watch)
                 served.told = watch.position
                 await self._send(protocol.Watching(request.id, served.told))
                 while not served.closed:
@@ -334,6 +337,18 @@ class _Session:
             answer = self._failure(request.id, error)
         del self._watches[request.id]
         await self._send(answer)
+
+    async def _send_history(self, identifier: int, served: _ServedWatch, watch: Watch) -> None:
+        """Send the history, which is all that `watch`, just opened, has in its buffer."""
+        # At once, as the kinds that drop could drop it for what comes.
+        history = deque(watch.receive_nowait() for _ in range(watch.statistics().buffered))
+        while history and not served.closed:
+            async with self._turn:
+                messages = _take_frame(history)
+                encoded = list(map(self._encode, messages))
+                await self._send_text(
+                    protocol.encode_messages(identifier, encoded, messages[-1].id)
+                )
 
     async def _pass_on(self, identifier: int, served: _ServedWatch, watch: Watch) -> None:
         """Send what comes next: messages, a loss, or after a while where the watch is."""
@@ -385,6 +400,16 @@ def _buffer_size(request: protocol.Watch) -> int:
     # A replaying watch reads from the journal what does not fit; one that drops has its client's
     # own buffer beside this one.
     return BUFFER_SIZE if request.buffer_size is None else min(request.buffer_size, BUFFER_SIZE)
+
+
+def _take_frame(history: deque[Message]) -> list[Message]:
+    """Take from `history` as much as one frame takes."""
+    messages: list[Message] = []
+    size = 0
+    while history and len(messages) < _FRAME_MESSAGES and size < _FRAME_BYTES:
+        messages.append(history.popleft())
+        size += len(messages[-1].data)
+    return messages
 
 
 def _take_waiting(

@@ -1,0 +1,70 @@
+"""Opens and closes many watches and connections, and shows that nothing is left.
+
+Takes some minutes. What the default suite tries in small is here tried at length, and on a bus over
+Redis as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from leaks import assert_no_growth, short_request, short_watch
+from redis_bus.servers import binaries, running
+from served import resident_size, served
+
+from trio_watchbus import InMemoryWatchBus, Retention, open_redis_watchbus
+
+RETENTION = Retention(messages=100)
+"""So little that the bus has soon as much of the past as it keeps."""
+
+
+async def soak_memory(count: int) -> None:
+    """Short watches on a bus in memory."""
+    bus = InMemoryWatchBus(retention=RETENTION)
+    await assert_no_growth(short_watch(bus), count, bus)
+
+
+async def soak_redis(count: int) -> None:
+    """Short watches on a bus over a real server."""
+    with running(min(binaries())) as server:
+        async with open_redis_watchbus(f"unix://{server.path}", retention=RETENTION) as bus:
+            await assert_no_growth(short_watch(bus), count, bus)
+
+
+async def soak_served(count: int) -> None:
+    """Short connections to a served bus."""
+    async with served(InMemoryWatchBus(retention=RETENTION)) as server:
+        await assert_no_growth(short_request(server), count)
+
+
+SOAKS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
+    "watches in memory": (soak_memory, 100_000),
+    "watches over Redis": (soak_redis, 10_000),
+    "HTTP connections": (soak_served, 10_000),
+}
+
+
+def main() -> None:
+    """Run them all and print what each took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of each")
+    options = parser.parse_args()
+    for name, (soak, usual) in SOAKS.items():
+        count = int(usual * options.share)
+        before, start = resident_size(), time.monotonic()
+        trio.run(soak, count)
+        grown = (resident_size() - before) / 2**20
+        seconds = time.monotonic() - start
+        print(f"{count:7} {name}: {seconds:.0f} s, nothing left, {grown:+.1f} MiB resident")
+
+
+if __name__ == "__main__":
+    main()

@@ -42,6 +42,7 @@ THIRD_PARTY: dict[str, set[str] | None] = {
     "werkzeug": {"web"},
     "quart": {"web"},
     "quart_trio": {"web"},
+    "h11": {"web"},
     "hypercorn": {"web"},
     "click": {"_bench", "_cli"},
 }

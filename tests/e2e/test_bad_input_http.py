@@ -10,7 +10,7 @@ import json
 
 import pytest
 import trio
-from served import Server, resident_size, until
+from served import Server, resident_size
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -361,25 +361,43 @@ async def test_1000_keys(server: Server) -> None:
     assert (response.status, response.error) == (400, "too_many_keys")
 
 
-async def test_http_2_by_prior_knowledge(server: Server) -> None:
-    """Streams are not served over HTTP/2, where what is not read would pile up."""
+@pytest.mark.parametrize(
+    "before",
+    [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+    ids=["at once", "after a request"],
+)
+async def test_http_2_by_prior_knowledge(server: Server, before: bytes) -> None:
+    """It is refused: what such a client does not read would pile up, and keep the server up."""
     async with await server.connect() as client:
-        # The preface, empty settings, and a request for /sse?key=a in HPACK without an index.
+        if before:
+            await client.send(before)
+            await client.read_until(b'{"status":"ok"}')
+        # The preface, settings with a window of 0, and a request for /healthz.
         block = b"".join(
             b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
             for name, value in (
                 (b":method", b"GET"),
                 (b":scheme", b"http"),
-                (b":path", b"/sse?key=a"),
+                (b":path", b"/healthz"),
                 (b":authority", b"localhost"),
             )
         )
         await client.send(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + bytes.fromhex("000000040000000000")
+            + bytes.fromhex("000006040000000000000400000000")
             + len(block).to_bytes(3, "big")
             + bytes.fromhex("010500000001")
             + block
         )
-        await client.read_until(b"http_version")
-    await until(lambda: server.watches == 0)
+        await client.read_until(b"HTTP/1.1 505 ")
+
+
+async def test_an_offer_to_change_to_http_2(server: Server) -> None:
+    """It is passed over: the answer is one over HTTP/1."""
+    async with await server.connect() as client:
+        await client.send(
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAQAAAAA\r\n\r\n"
+        )
+        await client.read_until(b"HTTP/1.1 200 ")
+        await client.read_until(b'{"status":"ok"}')

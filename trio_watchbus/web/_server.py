@@ -11,10 +11,10 @@ from functools import partial
 from ssl import SSLContext
 from typing import Any, cast, final
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
@@ -22,6 +22,7 @@ from hypercorn.utils import wrap_app
 from ..abc import WatchBus
 from ._app import app_of
 from ._client import CLIENT, ClientStream
+from ._connection_server import ConnectionServer, OtherHttpVersionError
 from ._hypercorn import WebSocketGuard, make_config
 from ._listen import Bind, open_socket, url_of
 from ._options import ServerOptions
@@ -156,6 +157,11 @@ class _Clients:
         try:
             with client.scope:
                 await self._admit(client)
+        except* OtherHttpVersionError:
+            pass
+        except* (h11.ProtocolError, UnicodeDecodeError) as group:
+            # The client's fault, and for it hypercorn has no answer.
+            logger.debug("a client broke the protocol: %s", group.exceptions[0])
         except* Exception:
             # One client's connection is not to end all others'.
             logger.exception("a connection failed")
@@ -177,7 +183,7 @@ class _Clients:
         try:
             state = ConnectionState({**self._state, CLIENT: client})
             stream = cast("Any", client)
-            await TCPServer(self._app, self._config, self._context, state, stream)
+            await ConnectionServer(self._app, self._config, self._context, state, stream)
         finally:
             self._count -= 1
             self._admitted[address] -= 1

@@ -1,0 +1,44 @@
+"""Hypercorn's server of one connection, over HTTP/1 alone."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import h11
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.trio.tcp_server import TCPServer
+
+_ANSWER = (
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+class OtherHttpVersionError(Exception):
+    """A client began to speak another version; it was told so, and the connection is over."""
+
+
+@final
+class ConnectionServer(TCPServer):
+    """Serves one connection, and never changes over to HTTP/2.
+
+    Without TLS, hypercorn does so whenever a client asks for it, at the start of a connection or
+    later, and has no option for that. It then holds each response until the client opens its
+    window, shielded from every cancel: one client could keep the server from ever stopping. An
+    offer to upgrade is passed over, and so answered over HTTP/1, as the standard has it.
+    """
+
+    # Where hypercorn keeps what it made, just before the first byte is read.
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: ProtocolWrapper) -> None:
+        self._protocol = protocol
+        http: Any = protocol.protocol
+        http._check_protocol = self._check_version
+
+    async def _check_version(self, request: h11.Request) -> None:
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self.stream.send_all(_ANSWER)
+            raise OtherHttpVersionError

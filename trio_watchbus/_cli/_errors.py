@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import click
 
-_PASSWORD = re.compile(r"(?<=://)([^/@\s]*):[^@\s]*@")
+# Up to the last @, as a password may have some; spaces too.
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+_QUERY = re.compile(r"(?<=://)([^\s?]*)\?\S*")
 
 
 class CommandError(click.ClickException):
@@ -17,8 +19,11 @@ class CommandError(click.ClickException):
 
 
 def masked(text: str) -> str:
-    """Return `text` with the passwords of the URLs in it masked."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """Return `text` with what may be secret in its URLs masked: user, password and query.
+
+    The query up to a space, behind which the text may go on.
+    """
+    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
 
 def one_line(error: BaseException) -> str:

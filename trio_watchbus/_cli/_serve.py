@@ -126,5 +126,7 @@ def check_tls(options: ServerOptions) -> None:
 def announce(bus_url: str, listening: socket.socket, options: ServerOptions) -> None:
     """Say where the server is, and how to try it."""
     url = url_of(listening, tls=options.certfile is not None)
-    click.echo(f"watchbus: {masked(bus_url)} served at {url}", err=True)
+    # A query may have spaces, and all of it is secret.
+    bus = masked(bus_url.partition("?")[0])
+    click.echo(f"watchbus: {bus} served at {url}", err=True)
     click.echo(f"  try: curl -N '{url}/sse?key=hello'", err=True)

@@ -75,7 +75,7 @@ WIRE_MESSAGES = MESSAGES.map(protocol.WireMessage.of)
 REASONS = st.sampled_from(["trimmed", "epoch", "future"])
 
 ANSWERS: st.SearchStrategy[protocol.Answer] = st.one_of(
-    st.builds(protocol.Hello, TEXTS, IDENTIFIERS, IDENTIFIERS, IDENTIFIERS),
+    st.builds(protocol.Hello, TEXTS, *[IDENTIFIERS] * 3, st.integers(1, 2**53 - 1)),
     st.builds(protocol.Watching, IDENTIFIERS, TEXTS),
     st.builds(
         protocol.Messages, IDENTIFIERS, st.lists(WIRE_MESSAGES).map(tuple), TEXTS, IDENTIFIERS

@@ -72,6 +72,16 @@ async def test_many_lines_arrive_all_in_order() -> None:
         assert await datas(watch, len(lines)) == lines
 
 
+async def test_lines_go_in_batches_that_the_server_takes() -> None:
+    lines = [b"%d" % number for number in range(1, 1001)]
+    async with served(max_batch_messages=7) as server, server.bus.watch("a") as watch:
+        ended = await command(
+            "publish", "a", "-", "--bus", server.url, text=b"\n".join([*lines, b""])
+        )
+        assert ended == (0, b"", "")
+        assert await datas(watch, len(lines)) == lines
+
+
 async def test_lines_survive_a_cut() -> None:
     async with (
         served() as server,

@@ -181,6 +181,8 @@ async def test_options_may_come_from_the_environment() -> None:
         (["a", "--after", "nonsense"], "not a position"),
         (["a", "--history", "-1"], "history"),
         (["a", "--history", "x"], "history"),
+        (["a", "--history", "1001"], "history"),
+        (["a", "--history", "99999999999999999999"], "history"),
         (["a", "--history", "1", "--after", "e-1"], "not both"),
         (["a", "--bus", "ftp://user:secret@h"], "no bus has such a URL"),
         (["a", "--bus", "http://user:secret@h"], "--token"),
@@ -211,6 +213,14 @@ async def test_without_a_server_it_says_what_to_do() -> None:
     assert ended.status == 1
     assert "refused" in ended.err
     assert "--bus" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+async def test_a_limit_of_the_server_is_said() -> None:
+    async with served(max_keys=2) as server:
+        ended = await command("watch", "a", "b", "c", "--bus", server.url)
+    assert ended.status == 1
+    assert "at most 2 keys" in ended.err
     assert ended.err.count("\n") == 1
 
 

@@ -36,6 +36,7 @@ HELLO = {
     "max_message_size": 100,
     "max_frame_size": 1000,
     "max_request_size": 1000,
+    "max_batch_messages": 1000,
 }
 
 Handler = Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]
@@ -459,6 +460,7 @@ async def test_limits_of_the_server_are_told() -> None:
         with pytest.raises(ValueError, match="at most 1000 messages of each key"):
             async with bus.watch("b", history=1001):
                 pass
+        assert bus.max_batch_messages == 2
         with pytest.raises(ValueError, match="at most 2 messages"):
             await bus.publish_many([("k", b"")] * 3)
         with pytest.raises(ValueError, match="in parts"):

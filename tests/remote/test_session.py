@@ -106,6 +106,7 @@ async def test_the_greeting_says_where_the_bus_is_and_what_fits() -> None:
             "max_message_size": 1000,
             "max_frame_size": 2000 + 64 * 1024,
             "max_request_size": 64 * 1024,
+            "max_batch_messages": 10_000,
         }
         nursery.cancel_scope.cancel()
 

@@ -80,7 +80,8 @@ def run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
         raise CommandError(one_line(error)) from None
     except BusUnavailableError as error:
         raise CommandError(f"{one_line(error)}; start it, or name another with --bus") from None
-    except (WatchBusError, OSError, trio.BrokenResourceError) as error:
+    except (WatchBusError, ValueError, OSError, trio.BrokenResourceError) as error:
+        # A served bus tells by a ValueError what its limits do not let it do.
         raise CommandError(one_line(error)) from None
 
 

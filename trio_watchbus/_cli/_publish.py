@@ -14,6 +14,7 @@ import trio
 
 from .._errors import MessageTooLargeError, WatchBusError
 from .._keys import check_key, check_prefix
+from .._remote._bus import RemoteWatchBus
 from ..abc import WatchBus
 from ._client import bus_options, open_bus, run
 from ._errors import CommandError, one_line
@@ -92,16 +93,26 @@ async def _publish_lines(
         progress = _Progress()
         try:
             async for lines in _Lines(bus.max_message_size):
-                for start in range(0, len(lines), _BATCH_MESSAGES):
-                    batch = lines[start : start + _BATCH_MESSAGES]
+                start = 0
+                while start < len(lines):
+                    # Asked each time, as another server may have another limit.
+                    batch = lines[start : start + _batch_size(bus)]
                     await bus.publish_many([(name, line, is_prefix) for line in batch])
                     progress.add(len(batch))
-        except WatchBusError as error:
+                    start += len(batch)
+        except (WatchBusError, ValueError) as error:
             raise CommandError(
                 f"{one_line(error)} ({progress.count} lines were published before)"
             ) from None
         finally:
             progress.end()
+
+
+def _batch_size(bus: WatchBus) -> int:
+    """Return how many lines go together."""
+    if isinstance(bus, RemoteWatchBus):
+        return min(_BATCH_MESSAGES, bus.max_batch_messages)
+    return _BATCH_MESSAGES
 
 
 @final

@@ -27,7 +27,10 @@ _STDOUT = 1
 @bus_options
 @click.option("--after", help="First what came after this position, or a message's id.")
 @click.option(
-    "--history", type=click.IntRange(min=0), default=0, help="First so many kept of each key."
+    "--history",
+    type=click.IntRange(0, protocol.MAX_HISTORY),
+    default=0,
+    help="First so many kept of each key.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each message as a line of JSON.")
 def watch(

@@ -6,10 +6,10 @@ a frame, and the client chose the server. Fields that a later server may add are
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .._errors import LossReason
 from .._message import Message
@@ -50,13 +50,14 @@ class Hello(_Answer, tag="hello"):
     """The first frame of a connection: where the bus is, and how long things may be.
 
     `max_message_size` is in bytes of data; in characters, `max_frame_size` is that of a frame that
-    publishes, and `max_request_size` that of any other.
+    publishes, and `max_request_size` that of any other. A batch has at most `max_batch_messages`.
     """
 
     position: str
     max_message_size: Count
     max_frame_size: Count
     max_request_size: Count
+    max_batch_messages: Annotated[int, Meta(ge=1)]
 
 
 class Watching(_Answer, tag="watching"):

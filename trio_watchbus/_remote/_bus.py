@@ -47,10 +47,14 @@ class RemoteWatchBus(WatchBus):
     """A bus that is served elsewhere. Made by `open_remote_watchbus`.
 
     `max_message_size` is the server's.
+
+    Attributes:
+        max_batch_messages: messages that one batch may have, as the server says.
     """
 
     def __init__(self, options: LinkOptions, timeout: float) -> None:
         self.max_message_size: int = MAX_MESSAGE_SIZE
+        self.max_batch_messages = 0
         self._max_frame_size = self._max_request_size = 0
         self._options = options
         self._timeout = timeout
@@ -195,6 +199,7 @@ class RemoteWatchBus(WatchBus):
         self.max_message_size = hello.max_message_size
         self._max_frame_size = hello.max_frame_size
         self._max_request_size = hello.max_request_size
+        self.max_batch_messages = hello.max_batch_messages
         self._link = link
         self._connected_since = time.time()
         self._connections += 1

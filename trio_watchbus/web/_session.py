@@ -141,6 +141,7 @@ class _Session:
                 self._bus.max_message_size,
                 max_frame_size(self._bus),
                 self._options.max_inbound_size,
+                self._options.max_batch_messages,
             )
         )
         try:

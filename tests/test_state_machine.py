@@ -65,9 +65,8 @@ def server() -> Iterator[RedisServer]:
         yield server
 
 
-few = settings(
-    settings.default, max_examples=settings.default.max_examples // 4, stateful_step_count=25
-)
+_examples = settings().max_examples
+few = settings(max_examples=_examples // 4, stateful_step_count=25)
 
 
 def test_fake_redis() -> None:

@@ -29,7 +29,12 @@ async def serving(*arguments: str, **environment: str) -> AsyncIterator[tuple[Ru
         url = re.search(r"http://127\.0\.0\.1:([0-9]+)", line)
         assert url is not None, line
         assert f"curl -N '{url[0]}/sse?key=" in await server.error_line()
-        yield server, int(url[1])
+        try:
+            yield server, int(url[1])
+        except Exception as error:
+            server.process.terminate()
+            error.add_note(f"the server said: {(await server.end()).err}")
+            raise
 
 
 async def connect(port: int, *, receive_buffer: int | None = None) -> Client:

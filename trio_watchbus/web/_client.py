@@ -124,9 +124,9 @@ class ClientStream(trio.abc.HalfCloseableStream):
         try:
             with trio.CancelScope(shield=True):
                 await self._stream.send_all(memoryview(data)[sent:])
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.cut()
-            raise
+            raise trio.BrokenResourceError("the client is gone") from error
         finally:
             self._sending.release()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import Any, final
 
 import trio
@@ -74,7 +75,9 @@ class Connection:
         deadline does.
         """
         if self._client is not None:
-            await self._client.send_frames(b"".join(map(frame_of, messages)))
+            # Where it is gone, whoever serves it is cancelled.
+            with suppress(trio.BrokenResourceError):
+                await self._client.send_frames(b"".join(map(frame_of, messages)))
         else:
             for message in messages:
                 await self._websocket.send(message)

@@ -24,7 +24,8 @@ _LOST = 1013
 """The close code that says to come back another time."""
 
 _INBOUND_BOUND = 1000
-"""Messages that a client may send in all: it has nothing to say, and some send their own pings."""
+"""Messages that a client may send in a minute: it has nothing to say, but some send pings of their
+own making."""
 
 
 async def serve_raw(
@@ -91,6 +92,8 @@ def _in_chunks(frames: Iterable[str | bytes]) -> Iterator[list[str | bytes]]:
 
 async def _discard_inbound(connection: Connection) -> None:
     """Receive, as otherwise it would not be noticed when the client goes away."""
-    for _ in range(_INBOUND_BOUND):
-        await connection.receive()
-    raise CloseConnection(CloseCode.POLICY, "nothing is to be sent here")
+    while True:
+        with trio.move_on_after(60):
+            for _ in range(_INBOUND_BOUND):
+                await connection.receive()
+            raise CloseConnection(CloseCode.POLICY, "nothing is to be sent here")

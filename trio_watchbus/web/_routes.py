@@ -253,6 +253,8 @@ async def _read_body(limit: int) -> bytes:
                 if len(body) > limit:
                     raise _too_large(limit)
         except _DISCONNECTED:
+            # Whoever serves a client that has gone is cancelled.
+            await trio.lowlevel.checkpoint()
             raise Refusal(400, "incomplete_body", "the body did not arrive whole") from None
         return bytes(body)
     raise Refusal(408, "body_timeout", f"the body did not arrive within {_BODY_SECONDS} seconds")

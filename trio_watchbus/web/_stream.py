@@ -120,7 +120,7 @@ class EventStream(ResponseBody):
             return gap_event(lagged.reason, lagged.missed, lagged.position)
         except trio.EndOfChannel:
             return self._end("closed")
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError:
             # The bus raises why where it was opened; or it is the client that is gone.
             return self._end("failed")
         except Exception:

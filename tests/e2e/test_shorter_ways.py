@@ -6,14 +6,23 @@ import json
 
 import pytest
 import trio
-from served import Server
+from served import Event, Server
 
-import trio_watchbus.web._publish as publish_module
+import trio_watchbus.web._plain as plain_module
 
 ORIGIN = {"Origin": "http://127.0.0.1"}
 """The server's own: with it, a request goes by Quart."""
 
 BATCH = {"Content-Type": "application/x-ndjson; charset=utf-8"}
+
+
+def data_of(event: Event) -> object:
+    """The data of a message, without what is new each time."""
+    assert event.data is not None
+    try:
+        return json.loads(event.data).get("data")
+    except ValueError:
+        return event.data
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,67 @@ async def test_a_plain_request_to_publish_is_answered_as_by_quart(
     assert plain.headers == by_quart.headers
 
 
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        ("/sse?key=a", {}),
+        ("/sse?prefix=", {"Accept": "text/event-stream"}),
+        ("/sse?key=a", {"Accept": "*/*"}),
+        ("/sse?key=a&format=json&history=1", {}),
+        ("/sse?key=a", {"Accept": "application/json, text/*;q=0.5"}),
+        ("/sse?key=a", {"Last-Event-ID": "elsewhere-1"}),
+    ],
+)
+async def test_a_plain_stream_is_served_as_by_quart(
+    server: Server, target: str, headers: dict[str, str]
+) -> None:
+    """Headers and messages are the same."""
+    await server.bus.publish("a", b"before")
+    heads, shown = [], []
+    for way in ({}, ORIGIN):
+        async with await server.connect() as client:
+            await client.request(target, headers={**headers, **way})
+            head = await client.head()
+            assert head.status == 200
+            head.headers.pop("date")
+            heads.append(head)
+            await client.event()
+            await server.bus.publish("a", b"last")
+            events = [await client.message_event()]
+            while "last" not in str(events[-1].data):
+                events.append(await client.message_event())
+            shown.append([(event.event, data_of(event)) for event in events])
+        # What the second one is to find is what the first one did.
+        await server.bus.publish("a", b"before")
+    assert heads[0] == heads[1]
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        ("/sse", {}),
+        ("/sse?key=", {}),
+        ("/sse?key=%ff", {}),
+        ("/sse?key=a&after=nonsense", {}),
+        ("/sse?key=a", {"Host": "elsewhere.example"}),
+        ("/sse?key=a", {"Accept": "text/html"}),
+        ("/sse?key=a", {"Content-Length": "1"}),
+    ],
+)
+async def test_a_plain_stream_is_refused_as_by_quart(
+    server: Server, target: str, headers: dict[str, str]
+) -> None:
+    """Status, headers and body are the same."""
+    plain = await server.ask(target, headers=headers)
+    by_quart = await server.ask(target, headers={**headers, **ORIGIN})
+    assert plain.status == by_quart.status >= 400
+    assert plain.json == by_quart.json
+    for response in (plain, by_quart):
+        response.headers.pop("date")
+    assert plain.headers == by_quart.headers
+
+
 async def test_a_body_that_comes_in_pieces_is_published_whole(server: Server) -> None:
     """Whether its last piece comes soon."""
     async with await server.connect() as client:
@@ -69,7 +139,7 @@ async def test_a_body_that_takes_long_is_published_whole(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or so late that the request is no plain one any more."""
-    monkeypatch.setattr(publish_module, "_PLAIN_SECONDS", 0)
+    monkeypatch.setattr(plain_module, "_PLAIN_SECONDS", 0)
     async with await server.connect() as client:
         await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
         await trio.testing.wait_all_tasks_blocked(0.01)

@@ -23,12 +23,13 @@ from ._connection import CloseConnection, Connection, Inbox
 from ._drain import Drain
 from ._formats import Cached, as_text
 from ._options import WebOptions
-from ._publish import PublishApp, Publishing
+from ._plain import PlainApp
+from ._publish import Publishing
 from ._query import parse_no_query, parse_stream_query
 from ._raw import serve_raw
 from ._refusal import Refusal, unavailable
 from ._session import max_frame_size, serve_session
-from ._sse import CONTENT_TYPE, json_event, raw_event
+from ._sse import CONTENT_TYPE, STREAM_HEADERS, json_event, raw_event
 from ._stream import EventStream
 
 logger = logging.getLogger("trio_watchbus.web")
@@ -38,13 +39,6 @@ _BODY_SECONDS = 30
 
 # Raised by bodies of Quart since 0.23 when the client has gone; before, there was nothing to catch.
 _DISCONNECTED: Any = getattr(quart.wrappers.base, "ClientDisconnectedError", ())
-
-_STREAM_HEADERS = {
-    # Compressing proxies hold events back until they have a block's worth.
-    "Cache-Control": "no-cache, no-transform",
-    # nginx buffers responses unless told.
-    "X-Accel-Buffering": "no",
-}
 
 
 class WatchBusBlueprint(Blueprint):
@@ -81,12 +75,15 @@ class WatchBusBlueprint(Blueprint):
         """As the function `drain`."""
         self._drain.begin()
 
-    def publish_beneath(self, app: QuartTrio) -> PublishApp:
-        """Return `app`, which has these routes, with a shorter way for plain requests to publish.
+    def plain_beneath(self, app: QuartTrio) -> PlainApp:
+        """Return `app`, which has these routes, with a shorter way for plain requests to them.
 
         What else runs before or after its requests, such as a check of who asks, is passed by.
         """
-        return PublishApp(app, self._publishing, self._access, self._options)
+        # Its `__call__` would be one more frame for as long as a stream is open.
+        return PlainApp(
+            app.asgi_app, self._publishing, self._open_stream, self._access, self._options
+        )
 
     # Before and after every route
 
@@ -120,27 +117,35 @@ class WatchBusBlueprint(Blueprint):
     # The routes
 
     async def _sse(self) -> Response:
-        query = parse_stream_query(
-            request.query_string, request.headers.get("Last-Event-ID"), self._options.max_keys
+        stream = self._open_stream(
+            request.query_string, request.headers.get("Last-Event-ID"), _chunk_sender(request)
         )
         if "Accept" in request.headers and not request.accept_mimetypes.quality(CONTENT_TYPE):
             raise Refusal(406, "not_acceptable", f"this route gives {CONTENT_TYPE} alone")
         if request.content_length or "Transfer-Encoding" in request.headers:
             raise Refusal(413, "body_not_allowed", "a stream is asked for without a body")
         _check_http_version(request.http_version)
-        self._check_ready()
         if request.method == "HEAD":
-            response = Response("", content_type=CONTENT_TYPE, headers=_STREAM_HEADERS)
+            response = Response("", content_type=CONTENT_TYPE, headers=STREAM_HEADERS)
             del response.headers["Content-Length"]
             return response
-        encode = self._json_event if query.json else self._raw_event
-        body = EventStream(
-            self._bus, query, encode, self._drain, self._options.heartbeat, _chunk_sender(request)
-        )
-        response = Response(body, content_type=CONTENT_TYPE, headers=_STREAM_HEADERS)
+        response = Response(stream, content_type=CONTENT_TYPE, headers=STREAM_HEADERS)
         # Not to be cut after a minute.
         response.timeout = None
         return response
+
+    def _open_stream(
+        self,
+        query_string: bytes,
+        last_event_id: str | None,
+        send_chunk: Callable[[bytes], Awaitable[None]] | None,
+    ) -> EventStream:
+        query = parse_stream_query(query_string, last_event_id, self._options.max_keys)
+        self._check_ready()
+        encode = self._json_event if query.json else self._raw_event
+        return EventStream(
+            self._bus, query, encode, self._drain, self._options.heartbeat, send_chunk
+        )
 
     async def _ws(self) -> None:
         _check_http_version(websocket.http_version)

@@ -90,7 +90,7 @@ async def serve_socket(
         config = make_config(options, max_frame_size(bus))
         tls = config.create_ssl_context()
         url = url_of(listening, tls=tls is not None)
-        plain = blueprint.publish_beneath(app_of(blueprint))
+        plain = blueprint.plain_beneath(app_of(blueprint))
         app = wrap_app(WebSocketGuard(plain, options.heartbeat), 0, "asgi")
         state = LifespanState({})
         lifespan = Lifespan(app, config, state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -72,7 +71,7 @@ class EventStream(ResponseBody):
         self._watch: Watch
         # What is to be sent before the watch is asked for more.
         self._opening = b""
-        self._messages: deque[Message] = deque()
+        self._messages: list[Message] = []
         self._bookmark_due = False
         self._ended = False
 
@@ -166,10 +165,12 @@ class EventStream(ResponseBody):
     def _chunk(self) -> bytes:
         pieces = []
         size = 0
-        while self._messages and size < CHUNK_SIZE:
-            piece = self._encode(self._messages.popleft())
-            pieces.append(piece)
-            size += len(piece)
+        for message in self._messages:
+            pieces.append(self._encode(message))
+            size += len(pieces[-1])
+            if size >= CHUNK_SIZE:
+                break
+        del self._messages[: len(pieces)]
         if self._bookmark_due and not self._messages:
             self._bookmark_due = False
             pieces.append(bookmark(self._watch.position))

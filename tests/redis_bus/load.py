@@ -140,29 +140,37 @@ async def publish_surely(bus: WatchBus, batch: list[Publication]) -> list[str]:
 
 
 @asynccontextmanager
-async def load(bus: WatchBus, name: str, *, ends: bool) -> AsyncIterator[Account]:
-    """Publish and watch during the body; then watch until the end, which one process publishes."""
+async def load(bus: WatchBus, name: str) -> AsyncIterator[Account]:
+    """Publish and watch during the body; then watch until somebody publishes the end."""
     account = Account()
     stop = trio.Event()
-    async with trio.open_nursery() as watchers:
+    async with trio.open_nursery() as background:
+        async with trio.open_nursery() as watchers:
 
-        async def watch(
-            seen: Seen, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-        ) -> None:
-            async with bus.watch_any(seen.keys, seen.prefixes) as watch:
-                task_status.started()
-                await watch_until_end(watch, seen)
+            async def watch(
+                seen: Seen, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+            ) -> None:
+                async with bus.watch_any(seen.keys, seen.prefixes) as watch:
+                    task_status.started()
+                    await watch_until_end(watch, seen)
 
-        for keys, prefixes in COVERS:
-            account.seen.append(Seen(keys, prefixes))
-            await watchers.start(watch, account.seen[-1])
-        async with trio.open_nursery() as nursery:
-            for number in range(_PUBLISHERS):
-                nursery.start_soon(publish_until, stop, bus, f"{name}{number}", account)
-            yield account
-            stop.set()
-        if ends:
-            await publish_surely(bus, [("", END.encode(), True)])
+            for keys, prefixes in COVERS:
+                account.seen.append(Seen(keys, prefixes))
+                await watchers.start(watch, account.seen[-1])
+            async with trio.open_nursery() as nursery:
+                for number in range(_PUBLISHERS):
+                    nursery.start_soon(publish_until, stop, bus, f"{name}{number}", account)
+                yield account
+                stop.set()
+            background.start_soon(publish_end, bus)
+        background.cancel_scope.cancel()
+
+
+async def publish_end(bus: WatchBus) -> None:
+    """Publish `END` to everyone until cancelled: the first may be among what is lost and told."""
+    while True:
+        await publish_surely(bus, [("", END.encode(), True)])
+        await trio.sleep(0.3)
 
 
 class Process:
@@ -227,7 +235,7 @@ async def under_load(
             for i in range(1, processes)
         ]
         async with open_redis_watchbus(url, publish_timeout=publish_timeout) as bus:
-            async with load(bus, "own", ends=True) as account:
+            async with load(bus, "own") as account:
                 await stored_more(account)
                 await strike(account)
                 await stored_more(account)
@@ -324,7 +332,7 @@ def _check_order(
 
 async def _main(url: str, name: str, publish_timeout: float) -> None:
     async with open_redis_watchbus(url, publish_timeout=publish_timeout) as bus:
-        async with load(bus, name, ends=False) as account:
+        async with load(bus, name) as account:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             await trio.to_thread.run_sync(sys.stdin.readline)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import fakeredis
+import pytest
 import redis
 import trio
 
@@ -43,6 +44,12 @@ def binaries() -> dict[str, Path]:
         "redis": Path(on_path) if on_path else None,
     }
     return {name: path for name, path in found.items() if path is not None}
+
+
+everywhere = pytest.mark.parametrize(
+    ("kind", "processes"), [*((kind, 1) for kind in sorted(binaries())), ("valkey", 2)]
+)
+"""On each kind of server with one process, and on one kind with two."""
 
 
 def free_port() -> int:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 import trio
 from redis_bus.load import Account, under_load
-from redis_bus.servers import binaries, running
+from redis_bus.servers import everywhere, running
 
 pytestmark = pytest.mark.timeout(90)
 
-in_one_and_two_processes = pytest.mark.parametrize(
-    "processes", [1, 2], ids=["one process", "two processes"]
-)
-on_every_server = pytest.mark.parametrize("kind", sorted(binaries()))
 
-
-@on_every_server
-@in_one_and_two_processes
+@everywhere
 async def test_no_fault(kind: str, processes: int) -> None:
     """Without a fault nothing is lost."""
 
@@ -29,8 +23,7 @@ async def test_no_fault(kind: str, processes: int) -> None:
     assert counts["lost"] == counts["refused"] == counts["unknown"] == 0
 
 
-@on_every_server
-@in_one_and_two_processes
+@everywhere
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
 async def test_killed_and_restarted_with_an_append_only_file(
     kind: str, processes: int, fsync: str
@@ -48,8 +41,7 @@ async def test_killed_and_restarted_with_an_append_only_file(
     assert counts["lost"] == counts["refused"] == 0
 
 
-@on_every_server
-@in_one_and_two_processes
+@everywhere
 async def test_killed_and_restarted_without_persistence(kind: str, processes: int) -> None:
     """A restart that lost everything is told to every watch, and the bus goes on."""
 
@@ -62,8 +54,7 @@ async def test_killed_and_restarted_without_persistence(kind: str, processes: in
     assert counts["lost"] == 4 * processes
 
 
-@on_every_server
-@in_one_and_two_processes
+@everywhere
 async def test_stopped_for_a_second(kind: str, processes: int) -> None:
     """A server that stands still for a second loses nothing, and nobody notices."""
 
@@ -77,8 +68,7 @@ async def test_stopped_for_a_second(kind: str, processes: int) -> None:
     assert counts["lost"] == counts["refused"] == counts["unknown"] == 0
 
 
-@in_one_and_two_processes
-async def test_stopped_for_ten_seconds(processes: int) -> None:
+async def test_stopped_for_ten_seconds() -> None:
     """A server that stands still for longer than a publish waits loses nothing, nor is it lied."""
 
     async def stop(_: Account) -> None:
@@ -87,6 +77,6 @@ async def test_stopped_for_ten_seconds(processes: int) -> None:
         server.go_on()
 
     with running("valkey") as server:
-        counts = await under_load(server.url, processes, stop, publish_timeout=4.0)
+        counts = await under_load(server.url, 2, stop, publish_timeout=4.0)
     assert counts["lost"] == 0
     assert counts["refused"] + counts["unknown"]

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import trio
 from redis_bus.load import Account, stored_more, under_load
-from redis_bus.servers import RedisServer, binaries, running
+from redis_bus.servers import everywhere, running
 
 pytestmark = pytest.mark.timeout(90)
 
-in_one_and_two_processes = pytest.mark.parametrize(
-    "processes", [1, 2], ids=["one process", "two processes"]
-)
 
-
-@pytest.fixture(params=sorted(binaries()), scope="module")
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """A server of each kind in turn."""
-    with running(request.param) as server:
-        yield server
-
-
-@in_one_and_two_processes
+@everywhere
 @pytest.mark.parametrize(
     "command",
     [("XTRIM", "watchbus:log", "MAXLEN", 0), ("DEL", "watchbus:log")],
     ids=["XTRIM", "DEL"],
 )
-async def test_log_taken_away(
-    server: RedisServer, processes: int, command: tuple[str | int, ...]
-) -> None:
+async def test_log_taken_away(kind: str, processes: int, command: tuple[str | int, ...]) -> None:
     """What is taken out of the log before it was read is told, to the message."""
 
     async def take(account: Account) -> None:
@@ -39,11 +24,12 @@ async def test_log_taken_away(
             server.call(*command)
             await stored_more(account, 2)
 
-    await under_load(server.url, processes, take)
+    with running(kind) as server:
+        await under_load(server.url, processes, take)
 
 
-@in_one_and_two_processes
-async def test_everything_flushed(server: RedisServer, processes: int) -> None:
+@everywhere
+async def test_everything_flushed(kind: str, processes: int) -> None:
     """A flush is told to every watch, and the bus goes on in another epoch."""
 
     async def flush(account: Account) -> None:
@@ -51,14 +37,15 @@ async def test_everything_flushed(server: RedisServer, processes: int) -> None:
             server.call("FLUSHALL")
             await stored_more(account)
 
-    counts = await under_load(server.url, processes, flush)
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, flush)
     # Two flushes may come so fast that they are seen as one.
     assert counts["lost"] >= 4 * processes
     assert counts["refused"] == counts["unknown"] == 0
 
 
-@in_one_and_two_processes
-async def test_scripts_flushed(server: RedisServer, processes: int) -> None:
+@everywhere
+async def test_scripts_flushed(kind: str, processes: int) -> None:
     """Nobody notices that Redis forgets its scripts every 10 ms."""
 
     async def flush(_account: Account) -> None:
@@ -66,12 +53,13 @@ async def test_scripts_flushed(server: RedisServer, processes: int) -> None:
             server.call("SCRIPT", "FLUSH")
             await trio.sleep(0.01)
 
-    counts = await under_load(server.url, processes, flush)
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, flush)
     assert counts["lost"] == counts["refused"] == counts["unknown"] == 0
 
 
-@in_one_and_two_processes
-async def test_eviction(server: RedisServer, processes: int) -> None:
+@everywhere
+async def test_eviction(kind: str, processes: int) -> None:
     """Where Redis evicts what the bus wrote, a loss is told, and the bus goes on."""
 
     async def evict(account: Account) -> None:
@@ -83,12 +71,13 @@ async def test_eviction(server: RedisServer, processes: int) -> None:
             await stored_more(account, 3)
         server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
-    counts = await under_load(server.url, processes, evict)
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, evict)
     assert counts["lost"]
 
 
-@in_one_and_two_processes
-async def test_out_of_memory(server: RedisServer, processes: int) -> None:
+@everywhere
+async def test_out_of_memory(kind: str, processes: int) -> None:
     """While Redis has no memory left, publishes are refused, and watches live on."""
 
     async def fill(account: Account) -> None:
@@ -97,6 +86,7 @@ async def test_out_of_memory(server: RedisServer, processes: int) -> None:
             await trio.sleep(0.01)
         server.call("CONFIG", "SET", "maxmemory", 0)
 
-    counts = await under_load(server.url, processes, fill)
+    with running(kind) as server:
+        counts = await under_load(server.url, processes, fill)
     assert counts["lost"] == counts["unknown"] == 0
     assert counts["refused"]

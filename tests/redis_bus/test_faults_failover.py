@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 from redis_bus.load import Account, stored_more, under_load
-from redis_bus.servers import RedisServer, binaries, in_step, running
+from redis_bus.servers import RedisServer, everywhere, in_step, running
 
 from trio_watchbus import open_redis_watchbus
 from trio_watchbus.testing import FaultProxy
@@ -23,8 +23,7 @@ async def publish_apart(server: RedisServer, account: Account, count: int) -> No
         account.stored.append(("a", False, identifier, data))
 
 
-@pytest.mark.parametrize("kind", sorted(binaries()))
-@pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes"])
+@everywhere
 @pytest.mark.parametrize("overtakes", [False, True], ids=["behind", "overtaking"])
 async def test_failover_to_a_replica_that_lagged(
     kind: str, processes: int, overtakes: bool

@@ -17,11 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import bus_mutants
-import delivery_mutants
-import structure_mutants
-import watch_mutants
-from mutant import Mutant
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mutants import bus_mutants, delivery_mutants, structure_mutants, watch_mutants
+from mutants.mutant import Mutant
 
 import trio_watchbus
 

@@ -199,8 +199,15 @@ def children(process: int) -> list[int]:
 async def workers_of(server: Running, port: int, count: int) -> list[int]:
     """Return the ids of a server's workers, once it serves."""
     await publish(port, b"")
-    await until(lambda: len(children(server.process.pid)) == count)
-    return children(server.process.pid)
+    found: list[int] = []
+
+    def are_there() -> bool:
+        # Looked at once: reading of a process that starts may fail the next time.
+        found[:] = children(server.process.pid)
+        return len(found) == count
+
+    await until(are_there)
+    return found
 
 
 async def gone(process: int) -> None:

@@ -14,6 +14,7 @@ import trio.testing
 from trio_watchbus import (
     BusUnavailableError,
     InMemoryWatchBus,
+    Message,
     PublishUnknownError,
     Retention,
 )
@@ -567,6 +568,32 @@ async def test_requests_beyond_a_bound_wait_outside(monkeypatch: pytest.MonkeyPa
         may_end.set()
         answered = {frame["id"] for frame in await peer.hear_all()}
         assert answered == set(range(70))
+
+
+async def test_of_answers_that_may_be_large_one_waits_for_a_client_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bus = InMemoryWatchBus(max_message_size=4096)
+    await bus.publish("a", bytes(4096))
+    asked = 0
+    latest = bus.latest
+
+    async def counted(key: str) -> Message | None:
+        nonlocal asked
+        asked += 1
+        return await latest(key)
+
+    monkeypatch.setattr(bus, "latest", counted)
+    async with session(bus, room=0) as peer:
+        for number in range(40):
+            await peer.say({"op": "latest", "id": number, "key": "a"})
+        await trio.testing.wait_all_tasks_blocked()
+        assert asked == 1
+        # Publishes do not wait for them: what answers those is small.
+        await peer.say({"op": "publish", "id": 100, "key": "b", "data": ""})
+        await trio.testing.wait_all_tasks_blocked()
+        assert bus.position.endswith("-2")
+        assert [(await peer.hear())["id"] for _ in range(41)].count(100) == 1
 
 
 async def test_leaving_by_a_cancel_leaves_no_watch() -> None:

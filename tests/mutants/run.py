@@ -1,13 +1,14 @@
 """Puts known faults in, one at a time, and shows that the tests fail for each.
 
-A mutant that survives is a missing test. Takes some minutes: `--only TEXT` runs those whose fault
-or file has that text in it.
+A mutant that survives is a missing test. It takes some minutes for all: `--only PATTERN` runs those
+that the pattern finds, in the file or in the sentence that names the fault.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,14 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mutants import bus_mutants, delivery_mutants, structure_mutants, watch_mutants
+from mutants import (
+    bus_mutants,
+    delivery_mutants,
+    redis_mutants,
+    structure_mutants,
+    watch_mutants,
+    web_mutants,
+)
 from mutants.mutant import Mutant
 
 import trio_watchbus
@@ -32,6 +40,8 @@ MUTANTS: list[Mutant] = [
     *delivery_mutants.MUTANTS,
     *watch_mutants.MUTANTS,
     *bus_mutants.MUTANTS,
+    *redis_mutants.MUTANTS,
+    *web_mutants.MUTANTS,
 ]
 
 SECONDS = 300
@@ -62,10 +72,10 @@ class Result(NamedTuple):
 def main() -> int:
     """Run the mutants, print a table, and return 0 if all were killed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="those whose fault or file has this in it")
+    parser.add_argument("--only", default="", help="a regular expression")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
-    chosen = [m for m in MUTANTS if options.only in m.fault or options.only in m.file]
+    chosen = [m for m in MUTANTS if re.search(options.only, f"{m.file}: {m.fault}")]
 
     with TemporaryDirectory() as folder:
         tests = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))

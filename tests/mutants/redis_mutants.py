@@ -1,0 +1,314 @@
+"""Faults of the bus over Redis."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant
+
+READING = (
+    "tests/redis_bus/test_reading.py",
+    "tests/redis_bus/test_layout.py",
+    "tests/redis_bus/test_conformance.py::test_fake",
+    "tests/redis_bus/test_faults_data.py",
+)
+PUBLISHING = (
+    "tests/redis_bus/test_publishing.py",
+    "tests/redis_bus/test_refusals.py",
+    "tests/redis_bus/test_conformance.py::test_fake",
+)
+WATCHING = (
+    "tests/redis_bus/test_index.py",
+    "tests/redis_bus/test_leaving.py",
+    "tests/redis_bus/test_conformance.py::test_fake",
+    "tests/test_state_machine.py::test_fake_redis",
+    "tests/test_cancel.py",
+)
+
+READER = "_redis/_reader.py"
+LAYOUT = "_redis/_layout.py"
+PUBLISHER = "_redis/_publisher.py"
+LINE = "_redis/_line.py"
+INDEX = "_redis/_index.py"
+MIRROR = "_redis/_mirror.py"
+BUS = "_redis/_bus.py"
+CONNECTION = "_redis/_connection.py"
+SCRIPT = "_redis/_script.lua"
+
+MUTANTS = [
+    # Reading
+    Mutant(
+        "the log is read from its end as the server sees it when asked",
+        READER,
+        '"STREAMS", self._names.log, self._cursor)',
+        '"STREAMS", self._names.log, "$" if block else self._cursor)',
+        READING,
+    ),
+    Mutant(
+        "a message is handed on again where it was read last",
+        READER,
+        "        self._cursor = cursor\n        self._last",
+        "        self._last",
+        READING,
+    ),
+    Mutant(
+        "a hole in the log goes unnoticed",
+        READER,
+        "            if first > expected:\n",
+        "            if False:\n",
+        READING,
+    ),
+    Mutant(
+        "messages that are gone before they are read go unnoticed",
+        READER,
+        "        elif newest_before > dispatcher.journal.last:\n",
+        "        elif False:\n",
+        READING,
+    ),
+    Mutant(
+        "a log that is behind what was read goes unnoticed",
+        READER,
+        "        if state.facts.newest < last:\n",
+        "        if False:\n",
+        READING,
+    ),
+    Mutant(
+        "a log with another entry in the place of the last goes unnoticed",
+        READER,
+        "            return state.entry != self._last\n",
+        "            return False\n",
+        READING,
+    ),
+    Mutant(
+        "a log that lost its last entry goes unnoticed",
+        READER,
+        "        return state.oldest is not None and state.oldest <= last\n",
+        "        return False\n",
+        READING,
+    ),
+    Mutant(
+        "another epoch goes unnoticed when the reader looks",
+        READER,
+        "        if epoch != self.dispatcher.epoch:\n            self._lose(epoch, start, None)\n",
+        "",
+        READING,
+    ),
+    Mutant(
+        "another epoch goes unnoticed while the reader reads",
+        READER,
+        "        if facts is None or facts.epoch != dispatcher.epoch:\n",
+        "        if facts is None:\n",
+        READING,
+    ),
+    Mutant(
+        "the reader ends with its connection",
+        READER,
+        "                self.connected_since = None\n                self._link.disconnect()\n",
+        "                return\n",
+        READING,
+    ),
+    Mutant(
+        "foreign entries are not counted",
+        READER,
+        "        self.skipped += page.skipped\n",
+        "",
+        READING,
+    ),
+    Mutant(
+        "a foreign entry fails the reader",
+        LAYOUT,
+        "        except (ValueError, KeyError):\n            # Other",
+        "        except KeyError:\n            # Other",
+        READING,
+    ),
+    Mutant(
+        "a message to a prefix comes back as one to a key",
+        LAYOUT,
+        '_IS_PREFIX = {b"k": False, b"p": True}',
+        '_IS_PREFIX = {b"k": False, b"p": False}',
+        READING,
+    ),
+    # Publishing
+    Mutant(
+        "what was not answered is stored again",
+        PUBLISHER,
+        "        if self._command is None:\n            self._call += 1\n",
+        "        if True:\n            self._call += 1\n",
+        PUBLISHING,
+    ),
+    Mutant(
+        "a publish of unknown fate looks as if it was not stored",
+        PUBLISHER,
+        "        if not self.sent or job not in self._group:\n",
+        "        if True:\n",
+        PUBLISHING,
+    ),
+    Mutant(
+        "what became of a call that was given up is forgotten",
+        PUBLISHER,
+        "        self._unsettled = self._unsettled or self.sent\n",
+        "",
+        PUBLISHING,
+    ),
+    Mutant(
+        "all messages of a batch get the first one's id",
+        PUBLISHER,
+        "{int(number) + i}",
+        "{int(number)}",
+        PUBLISHING,
+    ),
+    Mutant(
+        "a caller who left is answered",
+        LINE,
+        "            job.task = None\n            return Abort.SUCCEEDED\n",
+        "            return Abort.SUCCEEDED\n",
+        PUBLISHING,
+    ),
+    Mutant(
+        "callers wait for ever",
+        LINE,
+        "                    job.fail(self.unanswered(job, error))\n            if late",
+        "                    pass\n            if late",
+        PUBLISHING,
+    ),
+    Mutant(
+        "a retry is stored again under one idempotency key",
+        SCRIPT,
+        "  local got = call('GET', IDEMPOTENCY .. idempotency_key)\n",
+        "  local got = nil\n",
+        PUBLISHING,
+    ),
+    Mutant(
+        "a call sent twice is done twice",
+        SCRIPT,
+        "    if done == number then\n      return table.concat(got, ' ')\n    end\n",
+        "",
+        PUBLISHING,
+    ),
+    Mutant(
+        "a call that was given up is done late",
+        SCRIPT,
+        "    if done > number then\n",
+        "    if false then\n",
+        PUBLISHING,
+    ),
+    Mutant(
+        "numbering starts below what is left of the log",
+        SCRIPT,
+        "        last = tonumber(string.match(info[i + 1], '^%d+'))\n",
+        "        last = 0\n",
+        (*PUBLISHING, *READING),
+    ),
+    Mutant(
+        "the log is never trimmed",
+        SCRIPT,
+        "  if trimmed then\n",
+        "  if false then\n",
+        (*PUBLISHING, *READING),
+    ),
+    Mutant(
+        "the log is trimmed below what is to be kept",
+        SCRIPT,
+        "      (newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))\n",
+        "      newer < bounds.messages / 2\n",
+        (*PUBLISHING, *READING),
+    ),
+    Mutant(
+        "the keys of which messages are kept are not bounded",
+        SCRIPT,
+        "  if kept > keys_bound then\n",
+        "  if false then\n",
+        PUBLISHING,
+    ),
+    Mutant(
+        "a publish is half done where one key's stream is no stream",
+        SCRIPT,
+        "          if kind ~= 'none' and kind ~= 'stream' then\n",
+        "          if false then\n",
+        PUBLISHING,
+    ),
+    # Watching
+    Mutant(
+        "a key leaves the index while another process watches it",
+        SCRIPT,
+        "  if not watched_elsewhere(key, process) then\n",
+        "  if true then\n",
+        WATCHING,
+    ),
+    Mutant(
+        "a key leaves the index while another watch of the process is on it",
+        INDEX,
+        "            if not self._watches[key]:\n",
+        "            if True:\n",
+        WATCHING,
+    ),
+    Mutant(
+        "a key that is left stays in the index",
+        INDEX,
+        "            self._changed.add(key)\n        self._stir.set()\n",
+        "        self._stir.set()\n",
+        WATCHING,
+    ),
+    Mutant(
+        "the keys of a process that is gone stay in the index",
+        SCRIPT,
+        "call('ZRANGEBYSCORE', PROCESSES, '-inf', whole(now))) do\n    forget(process)\n",
+        "call('ZRANGEBYSCORE', PROCESSES, '-inf', whole(now))) do\n",
+        WATCHING,
+    ),
+    Mutant(
+        "a process does not say that it leaves",
+        BUS,
+        "                await self._index.say_farewell()\n",
+        "                pass\n",
+        WATCHING,
+    ),
+    Mutant(
+        "watched keys take the prefix for a pattern",
+        BUS,
+        "for member in members if member.startswith(start))",
+        "for member in members if __import__('fnmatch').fnmatch(member, start + b'*'))",
+        WATCHING,
+    ),
+    Mutant(
+        "a watch gets what was accepted before it",
+        BUS,
+        "            while not await self._reader.reach(facts):\n",
+        "            while False:\n",
+        (*WATCHING, "tests/redis_bus/test_conformance.py::test_real"),
+    ),
+    Mutant(
+        "what came between history and live is lost",
+        MIRROR,
+        "        if unread:\n",
+        "        if False:\n",
+        WATCHING,
+    ),
+    Mutant(
+        "a log with a hole is resumed from",
+        BUS,
+        "            if not runs or runs[0][0] != number + 1:\n",
+        "            if not runs:\n",
+        (*WATCHING, *READING),
+    ),
+    Mutant(
+        "a refused watch stays in the index",
+        BUS,
+        "            self._index.leave(request.keys)\n            raise\n",
+        "            raise\n",
+        WATCHING,
+    ),
+    # Leaving
+    Mutant(
+        "a bus that is left keeps its connections",
+        BUS,
+        "        for link in bus._links:\n            link.disconnect()\n",
+        "        pass\n",
+        WATCHING,
+    ),
+    Mutant(
+        "a bus that is closed goes on working",
+        BUS,
+        "            bus._stop()\n            nursery.cancel_scope.cancel()\n",
+        "            nursery.cancel_scope.cancel()\n",
+        WATCHING,
+    ),
+]

@@ -12,6 +12,9 @@ from trio_watchbus import (
     Retention,
     open_redis_watchbus,
 )
+from trio_watchbus._redis._connection import connection_maker
+from trio_watchbus._redis._layout import Names
+from trio_watchbus._redis._trouble import TroubleError
 from trio_watchbus.abc import Publication, WatchBus
 from trio_watchbus.testing import FaultProxy
 
@@ -142,6 +145,40 @@ async def test_what_never_arrived_is_not_done_late(server: RedisServer) -> None:
                 server.go_on()
         await publish_when_back(bus, b"2")
     assert sorted(entries(server)) == [b"0", b"1", b"2"]
+
+
+def call(server: RedisServer, publisher: str, number: int, data: bytes, key: str = "") -> bytes:
+    """Make one call of the script as a publisher does."""
+    link = connection_maker(server.url, timeout=5, name="x")()
+    retention = (1, 100, 1000, 1_000_000, 0)
+    settings = ("epoch", publisher, number, 0, *retention, 60_000)
+    command = Names("watchbus").script("publish", *settings, key, 1, "k", "k", data)
+    [answer] = link.exchange(command)
+    link.disconnect()
+    if isinstance(answer, Exception):
+        raise answer
+    assert isinstance(answer, bytes)
+    return answer
+
+
+def test_a_call_that_comes_after_its_successor_does_nothing(server: RedisServer) -> None:
+    """What a publisher gave up and sent something after is not done any more."""
+    assert call(server, "p", 1, b"1") == b"epoch-1"
+    assert call(server, "p", 3, b"3") == b"epoch-2"
+    with pytest.raises(TroubleError, match="later call"):
+        call(server, "p", 2, b"2")
+    # The newest again, as after a lost answer.
+    assert call(server, "p", 3, b"3") == b"epoch-2"
+    assert entries(server) == [b"1", b"3"]
+
+
+def test_a_call_that_was_published_again_by_another_does_nothing(server: RedisServer) -> None:
+    """What somebody published again under the key for that is not done late."""
+    call(server, "p", 1, b"1")
+    assert call(server, "q", 1, b"2", "unanswered.p.2.1") == b"epoch-2"
+    assert call(server, "p", 2, b"2") == b""
+    assert call(server, "q", 2, b"2", "unanswered.p.2.1") == b"epoch-2"
+    assert entries(server) == [b"1", b"2"]
 
 
 async def test_a_user_key_is_the_key_of_what_is_unknown(server: RedisServer) -> None:

@@ -131,6 +131,18 @@ async def test_one_process_replaces_the_epoch_and_all_follow(server: RedisServer
         assert await receive(one, 1) == await receive(two, 1) == [b"after"]
 
 
+async def test_a_numbering_that_fell_back_is_another_history(server: RedisServer) -> None:
+    """A log without entries, whose newest number is below that of a message seen, was rewritten."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        await bus.publish_many(numbered(3))
+        await receive(watch, 3)
+        server.call("DEL", "watchbus:log")
+        server.call("HSET", "watchbus:meta", "seq", 2)
+        assert (await lag(watch)).reason == "epoch"
+        await bus.publish("k", b"after")
+        assert await receive(watch, 1) == [b"after"]
+
+
 async def test_foreign_entries_are_passed_over_and_counted(server: RedisServer) -> None:
     """What others add to the log is skipped, and does not stop the bus."""
     async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:

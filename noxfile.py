@@ -69,7 +69,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the installed wheel."""
     install(session, "test")
     session.run(
-        "pytest",
+        *("pytest", "-n", "3", "--dist", "worksteal"),
         *session.posargs,
         env={
             "TRIO_WATCHBUS_TEST_WHEEL": "1",

@@ -48,7 +48,8 @@ class Work:
         path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
             command,
-            env={**os.environ, "PYTHONPATH": path},
+            # What is installed is measured, not what the current folder has.
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
             stdout=subprocess.PIPE,
             text=True,
             timeout=_SECONDS,

@@ -30,7 +30,14 @@ def _memory_rows() -> list[Row]:
             "Trio channels by hand, in bursts of 100",
             work("memory_peers", "trio_channels", **_RANDOM, burst=100),
             2.0,
-        )
+        ),
+        Row(
+            "the same",
+            "delivered/s",
+            work("memory_bus", "delivered", **_RANDOM, burst=100),
+            "Trio waking a task for each message, and nothing else",
+            work("memory_peers", "bare_wakes", watches=1000, messages=50_000, burst=100),
+        ),
     ]
     for loop in ("asyncio", "uvloop"):
         rows += [
@@ -71,7 +78,7 @@ def _memory_rows() -> list[Row]:
                     work("memory_peers", "nats", **load),
                 )
             )
-    publish = {"messages": 500_000}
+    publish = {"messages": 200_000}
     fresh = {"messages": 50_000, "fresh": 1}
     return [
         *rows,
@@ -81,6 +88,13 @@ def _memory_rows() -> list[Row]:
             work("memory_bus", "publish_nowait", **publish),
             target=600,
             at_most=True,
+        ),
+        Row(
+            "the same",
+            "ns",
+            work("memory_bus", "publish_nowait", **publish),
+            "a bare loop of what it cannot do without",
+            work("memory_bus", "bare_publish", **publish),
         ),
         Row(
             "`publish_prefix_nowait` to 1,000 of 100,000 watched keys",

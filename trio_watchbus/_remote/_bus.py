@@ -54,7 +54,7 @@ class RemoteWatchBus(WatchBus):
 
     def __init__(self, options: LinkOptions, timeout: float) -> None:
         self.max_message_size: int = MAX_MESSAGE_SIZE
-        self.max_batch_messages = 0
+        self.max_batch_messages: int = 0
         self._max_frame_size = self._max_request_size = 0
         self._options = options
         self._timeout = timeout

@@ -5,17 +5,20 @@ from __future__ import annotations
 from mutants.mutant import Mutant
 
 READING = (
+    "tests/redis_bus/test_joining.py",
     "tests/redis_bus/test_reading.py",
     "tests/redis_bus/test_layout.py",
     "tests/redis_bus/test_conformance.py::test_fake",
     "tests/redis_bus/test_faults_data.py",
 )
 PUBLISHING = (
+    "tests/redis_bus/test_joining.py",
     "tests/redis_bus/test_publishing.py",
     "tests/redis_bus/test_refusals.py",
     "tests/redis_bus/test_conformance.py::test_fake",
 )
 WATCHING = (
+    "tests/redis_bus/test_joining.py",
     "tests/redis_bus/test_index.py",
     "tests/redis_bus/test_leaving.py",
     "tests/redis_bus/test_conformance.py::test_fake",
@@ -273,7 +276,7 @@ MUTANTS = [
         BUS,
         "            while not await self._reader.reach(facts):\n",
         "            while False:\n",
-        (*WATCHING, "tests/redis_bus/test_conformance.py::test_real"),
+        WATCHING,
     ),
     Mutant(
         "what came between history and live is lost",

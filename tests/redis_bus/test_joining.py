@@ -1,0 +1,99 @@
+"""Where one thing meets another: before and after, history and live, the kept and the gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from redis_bus.servers import RedisServer
+
+from trio_watchbus import Message, RedisWatchBus, Retention, WatchLaggedError, open_redis_watchbus
+from trio_watchbus.abc import Watch
+
+
+async def until_at(bus: RedisWatchBus, position: str) -> None:
+    """Return once this process has read up to a position."""
+    with trio.fail_after(20):
+        while bus.position != position:  # noqa: ASYNC110, a bus tells nobody where it is
+            await trio.sleep(0.001)
+
+
+async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_before(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entering waits until what was stored before has been handed on, to whoever watched then."""
+    async with (
+        open_redis_watchbus(server.url) as publisher,
+        open_redis_watchbus(server.url) as bus,
+        trio.open_nursery() as nursery,
+    ):
+        take_page = bus._reader._take_page
+        going_on = trio.Event()
+
+        async def take_page_later(*page: Any) -> bool:
+            await going_on.wait()
+            return await take_page(*page)
+
+        monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
+        await publisher.publish("k", b"before")
+        entered: list[Watch] = []
+
+        async def watch() -> None:
+            async with bus.watch("k") as watch:
+                entered.append(watch)
+                assert (await watch.receive()).data == b"after"
+
+        nursery.start_soon(watch)
+        # Long enough for what entering asks of Redis; it is not to be there however long it is.
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert not entered
+        going_on.set()
+        with trio.fail_after(20):
+            while not entered:  # noqa: ASYNC110, another task's watch tells nobody
+                await trio.sleep(0.001)
+        await publisher.publish("k", b"after")
+
+
+async def test_what_comes_while_history_is_read_follows_it(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_redis_watchbus(server.url, retention=Retention(per_key=3)) as bus:
+        history = bus._history
+
+        async def history_and_more(*asked: Any) -> list[Message]:
+            found = await history(*asked)
+            await until_at(bus, await bus.publish("k", b"between"))
+            return found
+
+        monkeypatch.setattr(bus, "_history", history_and_more)
+        await bus.publish("k", b"old")
+        async with bus.watch("k", history=2) as watch:
+            await bus.publish("k", b"live")
+            with trio.fail_after(20):
+                got = [(await watch.receive()).data for _ in range(3)]
+        assert got == [b"old", b"between", b"live"]
+
+
+async def test_a_log_that_lost_its_newest_entry_is_another_history(server: RedisServer) -> None:
+    """Though all that is older is there, and nobody publishes."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        *_, last = await bus.publish_many([("k", b"%d" % number) for number in range(3)])
+        await until_at(bus, last)
+        server.call("XDEL", "watchbus:log", f"{last.partition('-')[2]}-0")
+        with trio.fail_after(20):
+            assert [(await watch.receive()).data for _ in range(3)] == [b"0", b"1", b"2"]
+            with pytest.raises(WatchLaggedError) as raised:
+                await watch.receive()
+        assert (raised.value.missed, raised.value.reason) == (None, "epoch")
+        await bus.publish("k", b"after")
+        with trio.fail_after(20):
+            assert (await watch.receive()).data == b"after"
+
+
+async def test_what_is_to_be_kept_is_in_the_log_at_any_time(server: RedisServer) -> None:
+    async with open_redis_watchbus(server.url, retention=Retention(messages=100)) as bus:
+        for published in range(7, 2000, 7):
+            await bus.publish_many([("k", b"")] * 7)
+            assert server.call("XLEN", "watchbus:log") >= min(published, 100)

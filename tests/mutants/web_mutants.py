@@ -237,13 +237,6 @@ MUTANTS = [
         "",
         PROTOCOL,
     ),
-    Mutant(
-        "publishes are accepted in any order",
-        SESSION,
-        "                for _ in range(2):\n",
-        "                for _ in range(0):\n",
-        PROTOCOL,
-    ),
     # The remote bus
     Mutant(
         "a watch starts anew on a new connection",

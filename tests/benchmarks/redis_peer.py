@@ -64,7 +64,15 @@ def delivered(watches: int, keys: int, messages: int) -> float:
         return asyncio.run(_watch(url, watches, keys, messages, publisher))
 
 
-async def _watch(url: str, watches: int, keys: int, messages: int, publisher: Publisher) -> float:
+def delivered_in_one(watches: int, keys: int, messages: int) -> float:
+    """Return as `delivered`, with the publisher in this process too."""
+    with redis_server() as url:
+        return asyncio.run(_watch(url, watches, keys, messages))
+
+
+async def _watch(
+    url: str, watches: int, keys: int, messages: int, publisher: Publisher | None = None
+) -> float:
     total = messages * watches // keys
     received = 0
     done = asyncio.Event()
@@ -93,8 +101,11 @@ async def _watch(url: str, watches: int, keys: int, messages: int, publisher: Pu
             await pubsub.get_message(timeout=10)
         tasks = [asyncio.create_task(consume(queue)) for row in queues.values() for queue in row]
         tasks.append(asyncio.create_task(pump()))
-        publisher.start()
         start = time.perf_counter()
+        if publisher is None:
+            tasks.append(asyncio.create_task(_publish_all(client, keys, messages)))
+        else:
+            publisher.start()
         await done.wait()
         took = time.perf_counter() - start
         for task in tasks:
@@ -105,17 +116,21 @@ async def _watch(url: str, watches: int, keys: int, messages: int, publisher: Pu
 
 async def publish(url: str, keys: int, messages: int) -> None:
     """Publish to the keys in turn, once a line comes in."""
-    numbers: Iterator[int] = iter(range(messages))
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.ping()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.readline()
-        while batch := list(islice(numbers, PIPELINE)):
-            pipeline = client.pipeline(transaction=False)
-            for number in batch:
-                pipeline.publish(f"key-{number % keys}", DATA)
-            await pipeline.execute()
+        await _publish_all(client, keys, messages)
+
+
+async def _publish_all(client: redis.asyncio.Redis, keys: int, messages: int) -> None:
+    numbers: Iterator[int] = iter(range(messages))
+    while batch := list(islice(numbers, PIPELINE)):
+        pipeline = client.pipeline(transaction=False)
+        for number in batch:
+            pipeline.publish(f"key-{number % keys}", DATA)
+        await pipeline.execute()
 
 
 if __name__ == "__main__":

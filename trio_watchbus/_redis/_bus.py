@@ -25,7 +25,7 @@ from ._index import Index
 from ._layout import Facts, Names, read_log, read_stream
 from ._line import PAUSES
 from ._mirror import Mirror
-from ._publisher import Publisher, Publishing
+from ._publisher import BYTES_A_WEIGHT, Publisher, Publishing
 from ._queries import Queries
 from ._reader import Reader
 from ._trouble import HopelessError, TroubleError
@@ -170,9 +170,15 @@ class RedisWatchBus(WatchBus):
         return f"<RedisWatchBus at {self.position}: {state}>"
 
     async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
-        check_key(key)
-        message = (key, check_data(data, self.max_message_size), False)
-        return (await self._publish([message], idempotency_key))[0]
+        # As in memory: keys that were published to lately are known to be good.
+        if key not in self._reader.dispatcher.routes:
+            check_key(key)
+        if type(data) is not bytes or len(data) > self.max_message_size:
+            data = check_data(data, self.max_message_size)
+        if idempotency_key is not None:
+            check_key(idempotency_key, "idempotency key")
+        asked = Publishing([(key, data, False)], idempotency_key)
+        return (await self._publisher.ask(asked, 1 + len(data) // BYTES_A_WEIGHT))[0]
 
     async def publish_prefix(
         self, prefix: str, data: bytes, *, idempotency_key: str | None = None
@@ -337,7 +343,9 @@ class RedisWatchBus(WatchBus):
             if self._closed:
                 raise self._ending()
             return []
-        return await self._publisher.ask(Publishing(messages, idempotency_key))
+        size = sum(len(data) for _, data, _ in messages)
+        weight = len(messages) + size // BYTES_A_WEIGHT
+        return await self._publisher.ask(Publishing(messages, idempotency_key), weight)
 
     # Watching
 
@@ -392,7 +400,8 @@ class RedisWatchBus(WatchBus):
                 [
                     ("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", request.history)
                     for key in page
-                ]
+                ],
+                len(page),
             )
             for key, entries in zip(page, streams, strict=True):
                 found += read_stream(key, entries)

@@ -40,16 +40,18 @@ class Job(Generic[Ask, Answer]):
 
     Attributes:
         ask: what it asks.
+        weight: how much that is of what a group may weigh.
         deadline: the time, on Trio's clock, at which it is told that there is no answer.
         task: the task that waits for the answer; None once it has it or has left.
         answer: what came.
         error: what came instead.
     """
 
-    __slots__ = ("answer", "ask", "deadline", "error", "task")
+    __slots__ = ("answer", "ask", "deadline", "error", "task", "weight")
 
-    def __init__(self, ask: Ask, deadline: float, task: Task) -> None:
+    def __init__(self, ask: Ask, weight: int, deadline: float, task: Task) -> None:
         self.ask = ask
+        self.weight = weight
         self.deadline = deadline
         self.task: Task | None = task
         self.answer: Answer | None = None
@@ -91,8 +93,8 @@ class Line(ABC, Generic[Ask, Answer]):
         self._ending: Callable[[], Exception] | None = None
         self.sent = False
 
-    async def ask(self, ask: Ask) -> Answer:
-        """Return the answer to `ask`.
+    async def ask(self, ask: Ask, weight: int = 1) -> Answer:
+        """Return the answer to `ask`, which is so much of what a group may weigh.
 
         A cancel before it is sent takes it back; after that it is done whole or not at all.
 
@@ -102,7 +104,8 @@ class Line(ABC, Generic[Ask, Answer]):
         if self._ending is not None:
             await checkpoint()
             raise self._ending()
-        job: Job[Ask, Answer] = Job(ask, trio.current_time() + self._timeout, current_task())
+        deadline = trio.current_time() + self._timeout
+        job: Job[Ask, Answer] = Job(ask, weight, deadline, current_task())
         self._queue.append(job)
         self._wake.set()
 
@@ -174,10 +177,6 @@ class Line(ABC, Generic[Ask, Answer]):
     def given_up(self) -> None:
         """Take note that the call under way was not answered and will not be sent again."""
 
-    def weight(self, ask: Ask) -> int:  # noqa: ARG002
-        """Return how much `ask` weighs of what a group may."""
-        return 1
-
     async def _next_group(self) -> list[Job[Ask, Answer]]:
         group: list[Job[Ask, Answer]] = []
         weight = 0
@@ -190,7 +189,7 @@ class Line(ABC, Generic[Ask, Answer]):
             while self._queue:
                 job = self._queue[0]
                 if job.task is not None:
-                    weight += self.weight(job.ask)
+                    weight += job.weight
                     if group and (weight > self.heaviest or len(group) >= most):
                         break
                     group.append(job)

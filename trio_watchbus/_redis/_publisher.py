@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _REMEMBERED_SECONDS = 3600
 """How long an idempotency key is remembered: longer than anyone who retries goes on."""
 
-_BYTES_A_WEIGHT = 4096
+BYTES_A_WEIGHT = 4096
 """Bytes of data that weigh as much as a message: a group has up to 1,000 messages or 4 MB, which
 Redis stores in some milliseconds, in which it does nothing else."""
 
@@ -76,10 +76,6 @@ class Publisher(Line[Publishing, list[str]]):
             int(max(_REMEMBERED_SECONDS, 10 * timeout) * 1000),
         )
 
-    def weight(self, ask: Publishing) -> int:
-        size = sum(len(data) for _, data, _ in ask.messages)
-        return len(ask.messages) + size // _BYTES_A_WEIGHT
-
     def compose(self, asks: list[Publishing]) -> list[Command]:
         if self._command is None:
             self._call += 1
@@ -106,7 +102,8 @@ class Publisher(Line[Publishing, list[str]]):
         if len(words) != len(asks):
             # Somebody published one of them again, under the key for that, before this was done.
             return [BusUnavailableError("this publish was given up; it was not stored")] * len(asks)
-        return [_ids(word) for word in words]
+        # Nearly all are ids as they stand.
+        return [_ids(word) if "*" in word or "!" in word else [word] for word in words]
 
     def unanswered(self, job: Job[Publishing, list[str]], error: Exception) -> Exception:
         if not self.sent or job not in self._group:
@@ -132,7 +129,5 @@ def _ids(word: str) -> list[str] | Exception:
             f"Redis refused: {word[1:]}: the stream of one of the keys is no stream; delete it"
         )
     first, _, count = word.partition("*")
-    if not count:
-        return [first]
     epoch, _, number = first.rpartition("-")
     return [f"{epoch}-{int(number) + i}" for i in range(int(count))]

@@ -13,9 +13,6 @@ from ._trouble import BusyError, HopelessError, RefusedError
 class Queries(Line[Sequence[Command], list[Any]]):
     """Each ask is some commands that change nothing; its answer is their replies."""
 
-    def weight(self, ask: Sequence[Command]) -> int:
-        return len(ask)
-
     def compose(self, asks: list[Sequence[Command]]) -> list[Command]:
         return [command for ask in asks for command in ask]
 

@@ -42,10 +42,11 @@ local PROCESS = NAMESPACE .. 'process:'
 local GRACE = 10000
 local BURST = 16
 
-local call = redis.call
+local call, pcall = redis.call, redis.pcall
+local format = string.format
 
 local function whole(number)
-  return string.format('%.0f', number)
+  return format('%.0f', number)
 end
 
 local function milliseconds()
@@ -195,7 +196,7 @@ end
 
 local function publish()
   local candidate, publisher, number, unsettled = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-  local per_key, keys_bound = tonumber(ARGV[6]), tonumber(ARGV[7])
+  local per_key, keys_bound = ARGV[6], tonumber(ARGV[7])
   local bounds = {
     messages = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), age = tonumber(ARGV[10]),
   }
@@ -230,13 +231,14 @@ local function publish()
   local written = false
   set_mark(held, mark, bounds, now)
 
+  -- Returns the number that the message got as a string, or the error by which Redis refused it.
   local function append(kind, key, data)
     local number = whole(held.seq + 1)
     local id = number .. '-0'
-    local added = redis.pcall('XADD', LOG, id, kind, key, 'd', data, 't', now)
+    local added = pcall('XADD', LOG, id, kind, key, 'd', data, 't', now)
     if type(added) == 'table' and added.err then
       if written or not string.find(added.err, 'equal or smaller', 1, true) then
-        return added
+        return nil, added
       end
       -- Somebody else's entries are in the way: go on above them.
       held = begin(candidate)
@@ -247,17 +249,13 @@ local function publish()
     written = true
     held.seq = held.seq + 1
     held.bytes = held.bytes + #key + #data
-    if kind == 'k' and per_key > 0 then
+    if kind == 'k' and per_key ~= '0' then
       local stream = KEY .. key
-      if per_key == 1 then
-        -- In half the time that Redis takes to trim.
-        call('DEL', stream)
-      end
-      added = redis.pcall(
-        'XADD', stream, 'MAXLEN', per_key, id, 'data', data, 't', now, 'e', held.epoch
-      )
-      if type(added) == 'table' and added.err then
-        -- It is left of a numbering of which nothing else is left.
+      added = per_key ~= '1'
+        and pcall('XADD', stream, 'MAXLEN', per_key, id, 'data', data, 't', now, 'e', held.epoch)
+      if not added or added.err then
+        -- To begin it anew takes half the time that trimming to one takes; and otherwise it is left
+        -- of a numbering of which nothing else is left.
         call('DEL', stream)
         call('XADD', stream, id, 'data', data, 't', now, 'e', held.epoch)
       end
@@ -266,16 +264,17 @@ local function publish()
         kept = kept + 1
       end
     end
+    return number
   end
 
   local results = {}
-  local at = 12
-  while at <= #ARGV do
+  local at, total = 12, #ARGV
+  while at <= total do
     local idempotency_key, count = ARGV[at], tonumber(ARGV[at + 1])
     local first = at + 2
     at = first + 3 * count
     local result = idempotency_key ~= '' and published_before(idempotency_key, remember)
-    if not result and per_key > 0 then
+    if not result and per_key ~= '0' then
       for i = first, at - 3, 3 do
         if ARGV[i] == 'k' then
           local kind = call('TYPE', KEY .. ARGV[i + 1]).ok
@@ -286,15 +285,17 @@ local function publish()
       end
     end
     if not result then
+      local number, refusal
       for i = first, at - 3, 3 do
-        local refusal = append(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+        number, refusal = append(ARGV[i], ARGV[i + 1], ARGV[i + 2])
         if refusal then
           return refusal
         end
       end
-      result = held.epoch .. '-' .. whole(held.seq - count + 1)
-      if count > 1 then
-        result = result .. '*' .. whole(count)
+      if count == 1 then
+        result = held.epoch .. '-' .. number
+      else
+        result = held.epoch .. '-' .. whole(held.seq - count + 1) .. '*' .. whole(count)
       end
       if idempotency_key ~= '' then
         call('SET', IDEMPOTENCY .. idempotency_key, result, 'PX', remember)
@@ -379,7 +380,7 @@ local function index()
   local held = facts() or begin(candidate)
   local now = milliseconds()
   local leased = call('ZSCORE', PROCESSES, process)
-  local refusal = redis.pcall('ZADD', PROCESSES, whole(now + lease), process)
+  local refusal = pcall('ZADD', PROCESSES, whole(now + lease), process)
   if type(refusal) == 'table' and refusal.err then
     return answer(held, refusal.err)
   end
@@ -454,9 +455,9 @@ local function probe()
     { 'DEL', name },
   }
   for _, command in ipairs(commands) do
-    local done = redis.pcall(unpack(command))
+    local done = pcall(unpack(command))
     if type(done) == 'table' and done.err then
-      redis.pcall('DEL', name)
+      pcall('DEL', name)
       return redis.error_reply(done.err .. ' (' .. command[1] .. ' ' .. name .. ')')
     end
   end

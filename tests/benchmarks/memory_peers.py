@@ -23,12 +23,12 @@ def broadcaster(loop: str, watches: int, keys: int, messages: int) -> float:
 
     Its `publish` puts into a queue without bound and lets nobody else run.
     """
-    run = asyncio.run
+    work = _broadcaster(watches, keys_of(keys), messages)
     if loop == "uvloop":
         import uvloop  # noqa: PLC0415
 
-        run = uvloop.run
-    return run(_broadcaster(watches, keys_of(keys), messages))
+        return uvloop.run(work)
+    return asyncio.run(work)
 
 
 async def _broadcaster(watches: int, keys: list[str], messages: int) -> float:

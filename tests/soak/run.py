@@ -22,8 +22,9 @@ from served import resident_size, served
 
 from trio_watchbus import InMemoryWatchBus, Retention, open_redis_watchbus
 
-RETENTION = Retention(messages=100)
-"""So little that the bus has soon as much of the past as it keeps."""
+RETENTION = Retention(messages=1000)
+"""So little that the bus has soon as much of the past as it keeps, and enough to open a watch with
+the history of all keys meanwhile."""
 
 
 async def soak_memory(count: int) -> None:

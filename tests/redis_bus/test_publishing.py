@@ -207,6 +207,22 @@ async def test_what_was_never_sent_is_surely_not_stored(server: RedisServer) -> 
     assert entries(server) == []
 
 
+async def test_what_was_told_to_be_refused_is_not_sent_later(server: RedisServer) -> None:
+    """A publish that was late while the connection was made is not sent when that is there."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+    ):
+        proxy.to_target.hold()
+        proxy.cut()
+        with pytest.raises(BusUnavailableError) as caught:
+            await bus.publish("k", b"late")
+        assert not isinstance(caught.value, PublishUnknownError)
+        proxy.to_target.release()
+        await publish_when_back(bus, b"after")
+    assert entries(server) == [b"after"]
+
+
 async def test_a_publish_under_way_when_the_bus_is_closed_is_unknown(server: RedisServer) -> None:
     """Closing the bus ends publishes: what waits is refused, what was sent is unknown."""
     errors: list[Exception] = []

@@ -97,7 +97,10 @@ class Index(Line[None, Facts]):
         self._ending = None
         await self.ask(None)
 
-    def compose(self, asks: list[None]) -> list[Command]:  # noqa: ARG002
+    def compose(self, asks: list[None], *, again: bool) -> list[Command]:  # noqa: ARG002
+        return [trio.from_thread.run_sync(self._news)]
+
+    def _news(self) -> Command:
         if self._doubtful:
             noted: str | int = "all"
             added, removed = list(self._watches), []
@@ -110,10 +113,10 @@ class Index(Line[None, Facts]):
         self._doubtful = True
         self._telling = added, removed, noted == "all"
         if self._farewell:
-            return [self._names.script("leave", self._process)]
+            return self._names.script("leave", self._process)
         lease = LEASE_SECONDS * 1000
         settings = (token_hex(6), self._process, lease, noted, len(added))
-        return [self._names.script("index", *settings, *added, *removed)]
+        return self._names.script("index", *settings, *added, *removed)
 
     def read(self, asks: list[None], replies: list[Any]) -> list[Facts]:
         [reply] = replies

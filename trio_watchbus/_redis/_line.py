@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from trio.lowlevel import (
 from .._backoff import Backoff
 from .._errors import BusUnavailableError
 from ._layout import Command
-from ._trouble import BusyError, HopelessError, RefusedError, UnreachableError
+from ._trouble import BusyError, HopelessError, RefusedError, TroubleError
 
 if TYPE_CHECKING:
     from ._connection import Link
@@ -30,6 +31,9 @@ Answer = TypeVar("Answer")
 
 _FEW = 32
 """Asks that are not worth two groups: Redis needs less time for them than a trip does."""
+
+_GROUPS_A_TURN = 16
+"""Groups that are carried before another line of the same connection gets its turn."""
 
 PAUSES = (0.02, 1.0)
 """Seconds of the first pause between attempts, and of the longest."""
@@ -57,24 +61,20 @@ class Job(Generic[Ask, Answer]):
         self.answer: Answer | None = None
         self.error: Exception | None = None
 
-    def finish(self, answer: Answer) -> None:
-        """Let its caller go on with `answer`, if it still waits."""
-        self.answer = answer
-        self._resume()
-
     def fail(self, error: Exception) -> None:
         """Let `error` be raised to its caller, if it still waits."""
-        self.error = error
-        self._resume()
-
-    def _resume(self) -> None:
-        task, self.task = self.task, None
-        if task is not None:
+        if self.task is not None:
+            self.error = error
+            task, self.task = self.task, None
             reschedule(task)
 
 
 class Line(ABC, Generic[Ask, Answer]):
     """Carries asks to Redis and answers back, a group at a time, retrying until they are late.
+
+    While there are asks, one thread carries group after group, and hands the answers over without
+    waiting until anyone has looked at them: Redis works on one group while the callers of another
+    go on. Whatever goes wrong comes back to Trio, where the group is retried.
 
     Attributes:
         sent: whether something of the call under way may have reached Redis and been done.
@@ -91,6 +91,8 @@ class Line(ABC, Generic[Ask, Answer]):
         self._group: list[Job[Ask, Answer]] = []
         self._wake = trio.Event()
         self._ending: Callable[[], Exception] | None = None
+        # Held where it is settled whether something is sent and what its caller is told.
+        self._lock = threading.Lock()
         self.sent = False
 
     async def ask(self, ask: Ask, weight: int = 1) -> Answer:
@@ -128,10 +130,15 @@ class Line(ABC, Generic[Ask, Answer]):
 
     async def run(self) -> None:
         """Carry until cancelled; raises what is hopeless."""
+        token = trio.lowlevel.current_trio_token()
         while True:
-            self._group = await self._next_group()
-            await self._carry(self._group)
-            self._group = []
+            if not self._queue:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            trouble = await trio.to_thread.run_sync(self._carry, token, limiter=self._limiter)
+            if trouble is not None:
+                await self._retry(trouble)
+                self._group = []
 
     async def expire(self) -> None:
         """Tell callers that they are late, until cancelled."""
@@ -140,31 +147,34 @@ class Line(ABC, Generic[Ask, Answer]):
             # What is asked from now on is late no sooner than this.
             next_deadline = now + self._timeout
             late = False
-            for job in (*self._group, *self._queue):
-                if job.task is not None:
-                    if job.deadline > now:
-                        next_deadline = job.deadline
-                        break
-                    late = True
-                    error = BusUnavailableError(f"Redis gave no answer in {self._timeout:g} s")
-                    job.fail(self.unanswered(job, error))
-            if late and all(job.task is None for job in self._group):
+            for job in self._waiting():
+                if job.deadline > now:
+                    next_deadline = job.deadline
+                    break
+                late = True
+                self._fail(job, BusUnavailableError(f"Redis gave no answer in {self._timeout:g} s"))
+            if late and self._group and all(job.task is None for job in self._group):
                 self._link.cut()
             await trio.sleep_until(next_deadline)
 
     def close(self, ending: Callable[[], Exception]) -> None:
         """Let all who wait, and all who ask from now on, get an error that `ending` makes."""
         self._ending = ending
-        for job in (*self._group, *self._queue):
-            job.fail(self.unanswered(job, ending()))
+        for job in self._waiting():
+            self._fail(job, ending())
 
     @abstractmethod
-    def compose(self, asks: list[Ask]) -> list[Command]:
-        """Return what to send for `asks`; called for each attempt."""
+    def compose(self, asks: list[Ask], *, again: bool) -> list[Command]:
+        """Return what to send for `asks`; called for each attempt, in the thread.
+
+        Args:
+            asks: those of one group.
+            again: whether they may have been sent and done, so that the call is to be the same.
+        """
 
     @abstractmethod
     def read(self, asks: list[Ask], replies: list[Any]) -> Sequence[Answer | Exception]:
-        """Return an answer for each of `asks`, from the replies to what was sent for them.
+        """Return an answer for each of `asks`, from what came for them; called in the thread.
 
         Raises:
             RefusedError: there is an answer to none of them.
@@ -174,65 +184,107 @@ class Line(ABC, Generic[Ask, Answer]):
         """Return what the caller is told whose answer will not come, because of `error`."""
         return error
 
+    def begin(self) -> None:
+        """Take note that another call begins; called in the thread, before it is composed."""
+
     def given_up(self) -> None:
         """Take note that the call under way was not answered and will not be sent again."""
 
-    async def _next_group(self) -> list[Job[Ask, Answer]]:
-        group: list[Job[Ask, Answer]] = []
-        weight = 0
-        while not group:
-            if not self._queue:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            # Half of what waits, so that Redis is at one half while callers are at the other.
-            most = max(_FEW, len(self._queue) // 2)
-            while self._queue:
-                job = self._queue[0]
-                if job.task is not None:
-                    weight += job.weight
-                    if group and (weight > self.heaviest or len(group) >= most):
-                        break
-                    group.append(job)
-                self._queue.popleft()
-        return group
+    def _waiting(self) -> list[Job[Ask, Answer]]:
+        """Return who waits, those first who have waited for longest."""
+        # The queue first, as the thread moves them from there to the group.
+        queued = self._queue.copy()
+        return [job for job in (*self._group, *queued) if job.task is not None]
 
-    async def _carry(self, group: list[Job[Ask, Answer]]) -> None:
-        # The same on every attempt, whoever has left meanwhile.
-        asks = [job.ask for job in group]
+    def _fail(self, job: Job[Ask, Answer], error: Exception) -> None:
+        with self._lock:
+            job.fail(self.unanswered(job, error))
+
+    async def _retry(self, trouble: TroubleError) -> None:
+        """Go on with the group to which `trouble` came, until it is answered or nobody waits."""
+        group = self._group
         backoff = Backoff(*PAUSES)
-        self.sent = False
-        while any(job.task is not None for job in group):
-            before = self.sent
-            try:
-                replies = await trio.to_thread.run_sync(
-                    self._attempt, self.compose(asks), limiter=self._limiter
-                )
-                answers = self.read(asks, replies)
-            except HopelessError:
-                raise
-            except RefusedError as refusal:
-                # This attempt was not done.
-                self.sent = before
-                if not isinstance(refusal, BusyError):
+        sent_before = False
+        while True:
+            if isinstance(trouble, HopelessError):
+                raise trouble
+            if isinstance(trouble, RefusedError):
+                # The last attempt was not done.
+                self.sent = sent_before
+                if not isinstance(trouble, BusyError):
                     for job in group:
-                        job.fail(self.unanswered(job, refused(refusal)))
-                    break
-            except UnreachableError:
-                pass
-            else:
-                for job, answer in zip(group, answers, strict=True):
-                    if isinstance(answer, Exception):
-                        job.fail(answer)
-                    else:
-                        job.finish(answer)
+                        self._fail(job, refused(trouble))
+            if all(job.task is None for job in group):
+                self.given_up()
                 return
             await backoff.pause()
-        self.given_up()
+            sent_before = self.sent
+            try:
+                answers = await trio.to_thread.run_sync(self._attempt, group, limiter=self._limiter)
+            except TroubleError as again:
+                trouble = again
+            else:
+                _hand_over(group, answers)
+                return
 
-    def _attempt(self, commands: list[Command]) -> list[Any]:
+    # In the thread
+
+    def _carry(self, token: trio.lowlevel.TrioToken) -> TroubleError | None:
+        """Carry what waits; return what went wrong with the group that is under way then."""
+        for _ in range(_GROUPS_A_TURN):
+            group = self._next_group()
+            if not group:
+                break
+            self.sent = False
+            self._group = group
+            try:
+                answers = self._attempt(group)
+            except TroubleError as trouble:
+                return trouble
+            token.run_sync_soon(_hand_over, group, answers)
+            self._group = []
+        return None
+
+    def _next_group(self) -> list[Job[Ask, Answer]]:
+        group: list[Job[Ask, Answer]] = []
+        weight = 0
+        # Half of what waits, so that Redis is at one half while callers are at the other.
+        most = max(_FEW, len(self._queue) // 2)
+        while self._queue:
+            job = self._queue[0]
+            if job.task is not None:
+                weight += job.weight
+                if group and (weight > self.heaviest or len(group) >= most):
+                    break
+                group.append(job)
+            self._queue.popleft()
+        return group
+
+    def _attempt(self, group: list[Job[Ask, Answer]]) -> Sequence[Answer | Exception]:
+        """Send `group` and return the answers; from when it may have been sent, it is the same."""
         self._link.connect()
-        self.sent = True
-        return self._link.exchange(*commands)
+        with self._lock:
+            again = self.sent
+            if not again:
+                # Who has left meanwhile may have been told that nothing was sent.
+                group[:] = [job for job in group if job.task is not None]
+                if not group:
+                    return []
+                self.begin()
+                self.sent = True
+        asks = [job.ask for job in group]
+        return self.read(asks, self._link.exchange(*self.compose(asks, again=again)))
+
+
+def _hand_over(group: list[Job[Ask, Answer]], answers: Sequence[Answer | Exception]) -> None:
+    """Let the callers of a group go on with their answers, those who still wait."""
+    for job, answer in zip(group, answers, strict=True):
+        if isinstance(answer, Exception):
+            job.fail(answer)
+        elif job.task is not None:
+            job.answer = answer
+            task, job.task = job.task, None
+            reschedule(task)
 
 
 def refused(refusal: RefusedError) -> BusUnavailableError:

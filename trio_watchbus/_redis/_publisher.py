@@ -62,7 +62,7 @@ class Publisher(Line[Publishing, list[str]]):
     ) -> None:
         super().__init__(link, limiter, timeout)
         self._call = 0
-        self._command: Command | None = None
+        self._command: Command = ()
         self._unsettled = False
         self._process = process
         self._names = names
@@ -76,9 +76,11 @@ class Publisher(Line[Publishing, list[str]]):
             int(max(_REMEMBERED_SECONDS, 10 * timeout) * 1000),
         )
 
-    def compose(self, asks: list[Publishing]) -> list[Command]:
-        if self._command is None:
-            self._call += 1
+    def begin(self) -> None:
+        self._call += 1
+
+    def compose(self, asks: list[Publishing], *, again: bool) -> list[Command]:
+        if not again:
             command: list[bytes | str | int] = [
                 *self._names.script("publish", token_hex(6), self._process),
                 self._call,
@@ -96,7 +98,6 @@ class Publisher(Line[Publishing, list[str]]):
         [reply] = replies
         if isinstance(reply, RefusedError):
             raise reply
-        self._command = None
         self._unsettled = False
         words = reply.decode().split()
         if len(words) != len(asks):
@@ -118,7 +119,6 @@ class Publisher(Line[Publishing, list[str]]):
         return unknown
 
     def given_up(self) -> None:
-        self._command = None
         self._unsettled = self._unsettled or self.sent
 
 

@@ -13,7 +13,7 @@ from ._trouble import BusyError, HopelessError, RefusedError
 class Queries(Line[Sequence[Command], list[Any]]):
     """Each ask is some commands that change nothing; its answer is their replies."""
 
-    def compose(self, asks: list[Sequence[Command]]) -> list[Command]:
+    def compose(self, asks: list[Sequence[Command]], *, again: bool) -> list[Command]:  # noqa: ARG002
         return [command for ask in asks for command in ask]
 
     def read(

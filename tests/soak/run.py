@@ -16,7 +16,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from leaks import assert_no_growth, short_request, short_watch
+from leaks import DEADLINE_BLOCKS, assert_no_growth, short_request, short_watch
 from redis_bus.servers import binaries, running
 from served import resident_size, served
 
@@ -37,13 +37,13 @@ async def soak_redis(count: int) -> None:
     """Short watches on a bus over a real server."""
     with running(min(binaries())) as server:
         async with open_redis_watchbus(f"unix://{server.path}", retention=RETENTION) as bus:
-            await assert_no_growth(short_watch(bus), count, bus)
+            await assert_no_growth(short_watch(bus), count, bus, blocks=DEADLINE_BLOCKS)
 
 
 async def soak_served(count: int) -> None:
     """Short connections to a served bus."""
     async with served(InMemoryWatchBus(retention=RETENTION)) as server:
-        await assert_no_growth(short_request(server), count)
+        await assert_no_growth(short_request(server), count, blocks=DEADLINE_BLOCKS)
 
 
 SOAKS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {

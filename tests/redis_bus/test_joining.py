@@ -9,7 +9,14 @@ import trio
 import trio.testing
 from redis_bus.servers import RedisServer
 
-from trio_watchbus import Message, RedisWatchBus, Retention, WatchLaggedError, open_redis_watchbus
+from trio_watchbus import (
+    BusUnavailableError,
+    Message,
+    RedisWatchBus,
+    Retention,
+    WatchLaggedError,
+    open_redis_watchbus,
+)
 from trio_watchbus.abc import Watch
 
 
@@ -74,6 +81,106 @@ async def test_what_comes_while_history_is_read_follows_it(
             with trio.fail_after(20):
                 got = [(await watch.receive()).data for _ in range(3)]
         assert got == [b"old", b"between", b"live"]
+
+
+async def test_so_much_that_comes_while_history_is_read_that_it_is_lost_is_told(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a watch on a busy bus can be opened, however long its history takes."""
+    async with open_redis_watchbus(server.url, retention=Retention(messages=5)) as bus:
+        history = bus._history
+
+        async def history_and_much_more(*asked: Any) -> list[Message]:
+            found = await history(*asked)
+            ids = await bus.publish_many([("k", b"%d" % number) for number in range(20)])
+            await until_at(bus, ids[-1])
+            return found
+
+        monkeypatch.setattr(bus, "_history", history_and_much_more)
+        await bus.publish("k", b"old")
+        with trio.fail_after(20):
+            async with bus.watch("k", history=1) as watch:
+                assert (await watch.receive()).data == b"old"
+                with pytest.raises(WatchLaggedError) as raised:
+                    await watch.receive()
+                assert raised.value.missed == 15
+                got = [(await watch.receive()).data for _ in range(5)]
+        assert got == [b"15", b"16", b"17", b"18", b"19"]
+
+
+async def test_a_watch_whose_history_cannot_be_read_leaves_nothing(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_redis_watchbus(server.url) as bus:
+        history = bus._history
+
+        async def fail(*_: Any) -> list[Message]:
+            raise BusUnavailableError
+
+        monkeypatch.setattr(bus, "_history", fail)
+        with pytest.raises(BusUnavailableError):
+            async with bus.watch("k", history=1):
+                pass
+        statistics = bus.statistics()
+        assert (statistics.watches, statistics.trie_nodes) == (0, 0)
+        monkeypatch.setattr(bus, "_history", history)
+        async with bus.watch("k", history=1):
+            assert await bus.watched_keys() == {"k"}
+        assert await bus.watched_keys() == set()
+
+
+async def test_an_epoch_that_ends_while_history_is_read_has_it_read_again(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_redis_watchbus(server.url) as bus:
+        history = bus._history
+        epoch = bus.position.partition("-")[0]
+        asked = 0
+
+        async def history_and_a_flush(*of: Any) -> list[Message]:
+            nonlocal asked
+            asked += 1
+            found = await history(*of)
+            if asked == 1:
+                server.call("FLUSHALL")
+                with trio.fail_after(20):
+                    while bus.position.startswith(epoch):  # noqa: ASYNC110, as in until_at
+                        await trio.sleep(0.001)
+            return found
+
+        monkeypatch.setattr(bus, "_history", history_and_a_flush)
+        await bus.publish("k", b"of an epoch that is gone")
+        async with bus.watch("k", history=1) as watch:
+            await bus.publish("k", b"live")
+            with trio.fail_after(20):
+                assert (await watch.receive()).data == b"live"
+        assert asked == 2
+
+
+async def test_what_comes_while_older_messages_are_read_follows_them(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older than this process has in memory, and so read from the log."""
+    retention = Retention(messages=5)
+    async with (
+        open_redis_watchbus(server.url, retention=Retention(messages=1000)) as publisher,
+        open_redis_watchbus(server.url, retention=retention) as bus,
+    ):
+        ids = await publisher.publish_many([("k", b"%d" % number) for number in range(10)])
+        await until_at(bus, ids[-1])
+        older = bus._older
+
+        async def older_and_more(*asked: Any) -> Any:
+            found = await older(*asked)
+            await until_at(bus, await publisher.publish("k", b"between"))
+            return found
+
+        monkeypatch.setattr(bus, "_older", older_and_more)
+        async with bus.watch("k", after=ids[1]) as watch:
+            await publisher.publish("k", b"live")
+            with trio.fail_after(20):
+                got = [(await watch.receive()).data for _ in range(10)]
+        assert got == [*(b"%d" % number for number in range(2, 10)), b"between", b"live"]
 
 
 async def test_a_log_that_lost_its_newest_entry_is_another_history(server: RedisServer) -> None:

@@ -371,21 +371,39 @@ class RedisWatchBus(WatchBus):
             if self._closed:
                 raise self._ending()
             if request.history:
-                earlier = await self._history(request, facts)
-                try:
-                    after = Position(facts.epoch, facts.newest)
-                    return self._mirror.register_after(request, earlier, after)
-                except HistoryLostError:
-                    # So much came meanwhile that it is no longer held.
-                    facts = await self._index.ask(None)
+                watch = await self._register_with_history(request)
+                if watch is not None:
+                    return watch
+                facts = await self._index.ask(None)
             elif request.after is None or request.after.sequence >= self._mirror.oldest.sequence:
                 return self._mirror.register(request, request.after)
             else:
                 earlier, after = await self._older(request, request.after, facts)
                 return self._mirror.register_after(request, earlier, after)
 
-    async def _history(self, request: WatchRequest, facts: Facts) -> list[Message]:
-        """Return the newest messages up to `facts` of each key that `request` covers."""
+    async def _register_with_history(self, request: WatchRequest) -> BufferedWatch | None:
+        """Add a watch that gets the history first; None where the epoch changed meanwhile.
+
+        It is added before the history is read, however long that takes: what comes meanwhile
+        follows from the journal, or is told to be lost.
+        """
+        mirror = self._mirror
+        watch = mirror.register(request)
+        watch.fall_behind(mirror.journal.last)
+        try:
+            watch.load(await self._history(request, mirror.journal.last))
+        except BaseException:
+            mirror.withdraw(watch)
+            raise
+        if watch.epoch != mirror.epoch:
+            mirror.withdraw(watch)
+            return None
+        if not watch.unread:
+            watch.catch_up()
+        return watch
+
+    async def _history(self, request: WatchRequest, newest: int) -> list[Message]:
+        """Return the newest messages, up to number `newest`, of each key that `request` covers."""
         keys = dict.fromkeys(request.keys)
         for prefix in request.prefixes:
             start = prefix.encode()
@@ -410,7 +428,7 @@ class RedisWatchBus(WatchBus):
             message
             for number, message in sorted(numbered, key=lambda item: item[0])
             # What is newer comes from the journal.
-            if number <= facts.newest
+            if number <= newest
         ]
 
     async def _older(

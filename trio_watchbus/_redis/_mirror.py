@@ -34,6 +34,10 @@ class Mirror(Dispatcher):
         super().unregister(watch)
         self._left(watch.request.keys)
 
+    def withdraw(self, watch: BufferedWatch) -> None:
+        """Forget a watch that nobody was given."""
+        super().unregister(watch)
+
     def register_after(
         self, request: WatchRequest, earlier: Iterable[Message], after: Position
     ) -> BufferedWatch:

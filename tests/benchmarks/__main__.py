@@ -40,9 +40,10 @@ def main() -> None:
     if not rows:
         parser.error(f"no row contains {arguments.only!r}")
 
+    before = _pace()
     results = [hold(row, arguments.runs, quick=arguments.quick, tell=tell) for row in rows]
     tell("")
-    table = f"{as_markdown(results)}\n\n{_machine()}\n"
+    table = f"{as_markdown(results)}\n\n{_machine()}\n\nBefore: {before}; after: {_pace()}.\n"
     sys.stdout.write(f"{_as_json(results)}\n" if arguments.json else table)
     if arguments.save is not None:
         arguments.save.write_text(table)
@@ -59,12 +60,21 @@ def _machine() -> str:
     """Say where and when it was measured."""
     processor = Path("/proc/cpuinfo").read_text().partition("model name")[2]
     model = processor.partition(":")[2].partition("\n")[0].strip() or platform.machine()
-    load = Path("/proc/loadavg").read_text().split()[0]
     return (
         f"Measured on {time.strftime('%Y-%m-%d', time.gmtime())}: {model}, {os.cpu_count()} cores, "
-        f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}; "
-        f"load average at the end {load}."
+        f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}."
     )
+
+
+def _pace() -> str:
+    """Say how fast the machine is now, and what else it does."""
+    load = Path("/proc/loadavg").read_text().split()[0]
+    start = time.process_time()
+    total = 0
+    for number in range(1_000_000):
+        total += number
+    took = (time.process_time() - start) * 1000
+    return f"load average {load}, and a loop of a million additions took {took:.0f} ms"
 
 
 if __name__ == "__main__":

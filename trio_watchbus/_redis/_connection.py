@@ -243,7 +243,8 @@ class Link:
         Raises:
             TroubleError: the connection failed; what was sent may have been done.
         """
-        self.connect()
+        if not self._connected:
+            self.connect()
         self._check()
         answers = self._exchange(
             [_called(command, "EVALSHA", _SCRIPT_NAME) for command in commands]

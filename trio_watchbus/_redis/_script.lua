@@ -113,12 +113,19 @@ local function unanswered_key(publisher, number, place)
   return 'unanswered.' .. publisher .. '.' .. number .. '.' .. place
 end
 
-local function words(record)
+-- The number of the newest call of a publisher and its answer, 0 where there is none.
+local function newest_call(publisher)
+  local record = call('GET', PUBLISHER .. publisher)
+  local number, reply = string.match(record or '0 ', '^(%d+) (.*)$')
+  return tonumber(number), reply
+end
+
+local function words(reply)
   local found = {}
-  for word in string.gmatch(record, '%S+') do
+  for word in string.gmatch(reply, '%S+') do
     found[#found + 1] = word
   end
-  return tonumber(table.remove(found, 1)), found
+  return found
 end
 
 local function published_before(idempotency_key, remember)
@@ -132,17 +139,13 @@ local function published_before(idempotency_key, remember)
     return nil
   end
   number = tonumber(number)
-  local record = call('GET', PUBLISHER .. publisher)
-  local done, got_then = 0, {}
-  if record then
-    done, got_then = words(record)
-  end
+  local done, reply = newest_call(publisher)
   if done == number then
-    return got_then[tonumber(place)]
+    return words(reply)[tonumber(place)]
   end
   if done < number then
     -- It was not done, and now never will be.
-    call('SET', PUBLISHER .. publisher, whole(number), 'PX', remember)
+    call('SET', PUBLISHER .. publisher, whole(number) .. ' ', 'PX', remember)
   end
   return nil
 end
@@ -194,6 +197,41 @@ local function forget_keys(count)
   end
 end
 
+-- Takes note of the numbers of the newest messages of these keys; and puts their data into their
+-- streams, alone, if there are any. Returns how many of the keys are new.
+local function note_keys(keys, numbers, datas, now, epoch)
+  local new = 0
+  -- Some hundreds in one call, as a call costs more than what it does.
+  for first = 1, #keys, 500 do
+    local last = math.min(first + 499, #keys)
+    local streams, recent = {}, {}
+    for i = first, last do
+      local key = keys[i]
+      local place = i - first + 1
+      streams[place] = KEY .. key
+      recent[2 * place - 1], recent[2 * place] = numbers[key], key
+    end
+    if datas then
+      -- To begin a stream anew takes half the time that trimming it to one message takes.
+      call('DEL', unpack(streams))
+      for i = first, last do
+        local key = keys[i]
+        local id = numbers[key] .. '-0'
+        call('XADD', streams[i - first + 1], id, 'data', datas[key], 't', now, 'e', epoch)
+      end
+    end
+    local added = call('ZADD', RECENT, unpack(recent))
+    if added > 0 then
+      for i = 1, #recent, 2 do
+        recent[i] = '0'
+      end
+      call('ZADD', NAMES, unpack(recent))
+    end
+    new = new + added
+  end
+  return new
+end
+
 local function publish()
   local candidate, publisher, number, unsettled = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
   local per_key, keys_bound = ARGV[6], tonumber(ARGV[7])
@@ -201,23 +239,20 @@ local function publish()
     messages = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), age = tonumber(ARGV[10]),
   }
   local remember = ARGV[11]
+  local total = #ARGV
 
-  local record = call('GET', PUBLISHER .. publisher)
-  if record then
-    local done, got = words(record)
-    if done == number then
-      return table.concat(got, ' ')
-    end
-    if done > number then
-      return redis.error_reply('STALE a later call of this publisher was done')
-    end
-    if unsettled == '1' then
-      for place, word in ipairs(got) do
-        call(
-          'SET', IDEMPOTENCY .. unanswered_key(publisher, whole(done), place), word,
-          'PX', remember
-        )
-      end
+  local done, reply = newest_call(publisher)
+  if done == number then
+    return reply
+  end
+  if done > number then
+    return redis.error_reply('STALE a later call of this publisher was done')
+  end
+  if unsettled == '1' then
+    for place, word in ipairs(words(reply)) do
+      call(
+        'SET', IDEMPOTENCY .. unanswered_key(publisher, whole(done), place), word, 'PX', remember
+      )
     end
   end
 
@@ -230,6 +265,9 @@ local function publish()
   local now = whole(milliseconds())
   local written = false
   set_mark(held, mark, bounds, now)
+
+  -- The keys that were published to, and the number and data of each one's newest message.
+  local published, numbers, datas = {}, {}, {}
 
   -- Returns the number that the message got as a string, or the error by which Redis refused it.
   local function append(kind, key, data)
@@ -250,25 +288,27 @@ local function publish()
     held.seq = held.seq + 1
     held.bytes = held.bytes + #key + #data
     if kind == 'k' and per_key ~= '0' then
-      local stream = KEY .. key
-      added = per_key ~= '1'
-        and pcall('XADD', stream, 'MAXLEN', per_key, id, 'data', data, 't', now, 'e', held.epoch)
-      if not added or added.err then
-        -- To begin it anew takes half the time that trimming to one takes; and otherwise it is left
-        -- of a numbering of which nothing else is left.
-        call('DEL', stream)
-        call('XADD', stream, id, 'data', data, 't', now, 'e', held.epoch)
+      if not numbers[key] then
+        published[#published + 1] = key
       end
-      if call('ZADD', RECENT, number, key) == 1 then
-        call('ZADD', NAMES, 0, key)
-        kept = kept + 1
+      numbers[key] = number
+      datas[key] = data
+      if per_key ~= '1' then
+        local stream = KEY .. key
+        added =
+          pcall('XADD', stream, 'MAXLEN', per_key, id, 'data', data, 't', now, 'e', held.epoch)
+        if added.err then
+          -- It is left of a numbering of which nothing else is left.
+          call('DEL', stream)
+          call('XADD', stream, id, 'data', data, 't', now, 'e', held.epoch)
+        end
       end
     end
     return number
   end
 
   local results = {}
-  local at, total = 12, #ARGV
+  local at = 12
   while at <= total do
     local idempotency_key, count = ARGV[at], tonumber(ARGV[at + 1])
     local first = at + 2
@@ -304,12 +344,13 @@ local function publish()
     results[#results + 1] = result
   end
 
-  local reply = table.concat(results, ' ')
+  reply = table.concat(results, ' ')
   call('SET', PUBLISHER .. publisher, whole(number) .. ' ' .. reply, 'PX', remember)
   if not written then
     return reply
   end
   call('HSET', META, 'seq', whole(held.seq), 'bytes', whole(held.bytes), 'time', now)
+  kept = kept + note_keys(published, numbers, per_key == '1' and datas, now, held.epoch)
   trim(held, bounds, now)
   if kept > keys_bound then
     forget_keys(kept - keys_bound)

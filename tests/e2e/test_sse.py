@@ -105,9 +105,46 @@ async def test_history(server: Server) -> None:
         await server.bus.publish("a", b"%d" % number)
     async with await server.connect() as client:
         await client.stream_events("/sse?key=a&history=1")
-        assert (await client.event()).data == "2"
-        bookmark = await client.event()
-        assert (bookmark.id, bookmark.data) == (server.bus.position, None)
+        event = await client.event()
+        assert (event.id, event.data) == (server.bus.position, "2")
+
+
+@pytest.mark.parametrize("lost", [None, "other-1"])
+async def test_a_client_cut_amid_the_history_gets_it_anew(lost: str | None) -> None:
+    """It comes back as it came: with no id, or the one that was lost; then it goes on exactly."""
+    bus = InMemoryWatchBus(retention=Retention(messages=5, per_key=3))
+    # Of two keys, one's history is older than the journal; and a chunk takes two of its messages.
+    large = "x" * 200_000
+    for number in range(5):
+        await bus.publish("old", f"{number}{large}".encode())
+    for number in range(9):
+        await bus.publish("new", b"%d" % number)
+    history = ["2", "3", "4", "6", "7", "8"]
+    target = "/sse?key=old&key=new&history=3"
+
+    async with served(bus) as server:
+
+        async def receive(resume: str | None, count: int) -> tuple[list[str], str]:
+            """Return the first of that many messages, and what to come back with."""
+            async with await server.connect() as client:
+                header = {} if resume is None else {"Last-Event-ID": resume}
+                first = await client.stream_events(target, **header)
+                if lost is not None and resume == lost:
+                    gap = await client.message_event()
+                    assert (gap.event, gap.id) == ("gap", "")
+                else:
+                    assert first.id == ""
+                events = [await client.message_event() for _ in range(count)]
+                return [str(event.data)[0] for event in events], events[-1].id
+
+        for count in range(1, 6):
+            assert await receive(lost, count) == (history[:count], "")
+        received, position = await receive(lost, 6)
+        assert (received, position) == (history, bus.position)
+        await bus.publish("new", b"9")
+        async with await server.connect() as client:
+            await client.stream_events(target, **{"Last-Event-ID": position})
+            assert (await client.message_event()).data == "9"
 
 
 async def test_after(server: Server) -> None:

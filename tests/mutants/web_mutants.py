@@ -74,14 +74,14 @@ MUTANTS = [
     Mutant(
         "a client that comes back before any message does not know from where",
         STREAM,
-        "        self._opening = opening(self._watch.position, _retry()) + gap\n",
+        "        self._opening = opening(self._position(), _retry()) + gap\n",
         '        self._opening = b"retry: 1000\\n\\n" + gap\n',
         STREAMS,
     ),
     Mutant(
         "a client that comes back too late is told nothing",
         STREAM,
-        "                gap = gap_event(lost.reason, None, self._watch.position)\n",
+        "                gap = gap_event(lost.reason, None, self._position())\n",
         "",
         STREAMS,
     ),
@@ -104,6 +104,13 @@ MUTANTS = [
         STREAM,
         "            return bookmark(self._watch.position)\n        except",
         '            return b": idle\\n\\n"\n        except',
+        STREAMS,
+    ),
+    Mutant(
+        "a client that is cut amid the history resumes from a message of it",
+        STREAM,
+        "                event = at_position(event, self._position())\n",
+        "",
         STREAMS,
     ),
     Mutant(

@@ -89,17 +89,27 @@ async def test_a_stream_after_the_drain_began_ends_at_once() -> None:
         assert b"event: end\n" in await anext(stream)
 
 
-async def test_history_is_followed_by_a_bookmark() -> None:
-    """Its messages may be older than what the bus can resume from."""
-    bus = InMemoryWatchBus(retention=Retention(messages=1))
-    bus.publish_nowait("a", b"1")
+async def test_history_has_no_id_before_its_last_message() -> None:
+    """Its messages may be older than what the bus can resume from; the last one says from where."""
+    bus = InMemoryWatchBus(retention=Retention(messages=1, per_key=2))
+    for data in (b"1", b"2"):
+        bus.publish_nowait("a", data)
     position = bus.publish_nowait("other", b"")
-    async with streaming(bus, history=1) as stream:
-        chunk = await anext(stream)
-        assert b"data: 1\n" in chunk
-        assert chunk.endswith(f"id: {position}\n\n".encode())
-        bus.publish_nowait("a", b"2")
-        assert (await anext(stream)).endswith(b"data: 2\n\n")
+    query = StreamQuery(["a"], [], None, 2, json=False)
+    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+        assert b"id:" not in await anext(stream)
+        live = bus.publish_nowait("a", b"3")
+        assert await anext(stream) == f"data: 1\n\nid: {position}\ndata: 2\n\n".encode()
+        assert await anext(stream) == f"id: {live}\ndata: 3\n\n".encode()
+
+
+async def test_no_history_is_no_reason_to_lack_an_id() -> None:
+    """Where no message is kept, the stream begins with where it is."""
+    bus = InMemoryWatchBus()
+    position = bus.publish_nowait("other", b"")
+    query = StreamQuery(["a"], [], None, 2, json=False)
+    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+        assert (await anext(stream)).endswith(f"id: {position}\n\n".encode())
 
 
 async def test_a_position_that_is_lost_again_while_it_is_being_resumed() -> None:

@@ -42,31 +42,41 @@ def json_event(message: Message) -> bytes:
     return b"id: %b\ndata: %b\n\n" % (message.id.encode(), encode_message(message))
 
 
-def opening(position: str, retry: int) -> bytes:
+def at_position(event: bytes, position: str | None) -> bytes:
+    """Return `event`, a message's, with another id than the message's.
+
+    Args:
+        event: as `raw_event` and `json_event` return it.
+        position: where a client resumes that has got so far; None where it was before.
+    """
+    return _id_line(position) + event.partition(b"\n")[2]
+
+
+def opening(position: str | None, retry: int) -> bytes:
     """Return what a stream begins with.
 
     Args:
-        position: where a client resumes that comes back before any message.
+        position: where a client resumes that comes back before any message; None where it was.
         retry: milliseconds after which a client comes back that lost its connection.
     """
-    return b"retry: %d\n%b" % (retry, bookmark(position))
+    return b"retry: %d\n%b\n" % (retry, _id_line(position))
 
 
 def bookmark(position: str) -> bytes:
     """Return an event that a client does not see, but resumes from."""
-    return b"id: %b\n\n" % position.encode()
+    return _id_line(position) + b"\n"
 
 
-def gap_event(reason: str, missed: int | None, position: str) -> bytes:
+def gap_event(reason: str, missed: int | None, position: str | None) -> bytes:
     """Return the event that says that messages are lost.
 
     Args:
         reason: why, as in `HistoryLostError`.
         missed: how many, or None where nobody knows.
-        position: where the stream goes on.
+        position: where a client resumes that has got so far; None where it was before.
     """
     data = msgspec.json.encode({"reason": reason, "missed": missed})
-    return b"id: %b\nevent: gap\ndata: %b\n\n" % (position.encode(), data)
+    return _id_line(position) + b"event: gap\ndata: %b\n\n" % data
 
 
 def end_event(reason: str, retry: int) -> bytes:
@@ -78,3 +88,8 @@ def end_event(reason: str, retry: int) -> bytes:
     """
     data = msgspec.json.encode({"reason": reason})
     return b"retry: %d\nevent: end\ndata: %b\n\n" % (retry, data)
+
+
+def _id_line(position: str | None) -> bytes:
+    """Return what sets where a client resumes; nothing for None, which leaves it as it is."""
+    return b"" if position is None else b"id: %b\n" % position.encode()

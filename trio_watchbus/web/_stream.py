@@ -18,7 +18,7 @@ from ..abc import Watch, WatchBus, WatchOptions
 from ._drain import Drain
 from ._query import StreamQuery
 from ._refusal import refusal_of
-from ._sse import bookmark, end_event, gap_event, opening
+from ._sse import at_position, bookmark, end_event, gap_event, opening
 
 logger = logging.getLogger("trio_watchbus.web")
 
@@ -41,6 +41,11 @@ class EventStream(ResponseBody):
     """What one client of ``/sse`` receives: chunks of all that waits, until either side ends it.
 
     A class, as a generator's cleanup would have to wait for whoever iterates it.
+
+    The history is not resumed: its messages may be older than what the bus can resume from, and
+    what follows one of them in the bus is more than the rest of the history. So the client gets no
+    id before all of it has come: cut amid it, it comes back as it came, and gets it anew. The last
+    message of it has the position at which the watch began.
 
     Args:
         bus: the bus.
@@ -72,7 +77,8 @@ class EventStream(ResponseBody):
         # What is to be sent before the watch is asked for more.
         self._opening = b""
         self._messages: list[Message] = []
-        self._bookmark_due = False
+        # How many of those are history.
+        self._history = 0
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -137,8 +143,8 @@ class EventStream(ResponseBody):
                 await self._enter(after=query.after)
             except HistoryLostError as lost:
                 await self._enter_after_loss(lost)
-                gap = gap_event(lost.reason, None, self._watch.position)
-        self._opening = opening(self._watch.position, _retry()) + gap
+                gap = gap_event(lost.reason, None, self._position())
+        self._opening = opening(self._position(), _retry()) + gap
 
     async def _enter_after_loss(self, lost: HistoryLostError) -> None:
         """Go on as a new client, or else from the oldest message held."""
@@ -159,21 +165,28 @@ class EventStream(ResponseBody):
         opened = self._bus.watch_any(self._query.keys, self._query.prefixes, **how)
         self._watch = await opened.__aenter__()
         self._opened = opened
-        # Messages of the history may be older than what the bus can resume from.
-        self._bookmark_due = bool(how.get("history"))
+        if how.get("history"):
+            # That is all that the watch, just opened, has in its buffer.
+            self._history = self._watch.statistics().buffered
+            self._messages = [self._watch.receive_nowait() for _ in range(self._history)]
+
+    def _position(self) -> str | None:
+        """Return where the client resumes from now on; None from where it was before."""
+        return None if self._history else self._watch.position
 
     def _chunk(self) -> bytes:
         pieces = []
         size = 0
         for message in self._messages:
-            pieces.append(self._encode(message))
-            size += len(pieces[-1])
+            event = self._encode(message)
+            if self._history:
+                self._history -= 1
+                event = at_position(event, self._position())
+            pieces.append(event)
+            size += len(event)
             if size >= CHUNK_SIZE:
                 break
         del self._messages[: len(pieces)]
-        if self._bookmark_due and not self._messages:
-            self._bookmark_due = False
-            pieces.append(bookmark(self._watch.position))
         return b"".join(pieces)
 
     def _end(self, reason: str) -> bytes:

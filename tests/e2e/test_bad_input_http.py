@@ -106,12 +106,16 @@ async def test_a_method_that_the_route_has_not(
     response = await server.ask(target, method)
     assert (response.status, response.error) == (405, "method_not_allowed")
     assert response.headers["allow"] == allowed
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_an_unknown_route(server: Server) -> None:
     """404, told as every error is."""
     response = await server.ask("/nothing")
     assert (response.status, response.error) == (404, "not_found")
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_head_request(server: Server) -> None:
@@ -328,12 +332,6 @@ async def test_a_bad_line_of_a_batch(server: Server, line: bytes) -> None:
     assert response.json["error"]["detail"].startswith("line 3: ")
     assert len(response.body) < 1000
     assert server.bus.statistics().journal_messages == 0
-
-
-async def test_a_batch_names_its_keys_itself(server: Server) -> None:
-    """A key in the URL of a batch is 400."""
-    response = await server.ask("/publish?key=a", "POST", b"", NDJSON)
-    assert (response.status, response.error) == (400, "unknown_parameter")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import hypercorn.trio
 import pytest
 import trio
 from hypercorn.config import Config
-from quart import Blueprint
+from quart import Blueprint, abort, request
 from quart_trio import QuartTrio
 from served import SECONDS, Server, until
 
@@ -61,6 +62,46 @@ async def test_a_blueprint_on_another_application() -> None:
         with trio.fail_after(SECONDS):
             await until(lambda: not nursery.child_tasks)
     assert bus.statistics().watches == 0
+
+
+@pytest.mark.parametrize("place", ["before", "around"])
+async def test_every_request_meets_what_the_application_asks(place: str) -> None:
+    """Its hooks and middleware see plain requests too: to publish, and for a stream."""
+    bus = InMemoryWatchBus()
+    server = Server(bus)
+    app = create_app(bus)
+    if place == "before":
+
+        @app.before_request
+        async def check() -> None:
+            if request.headers.get("Authorization") != "secret":
+                abort(401)
+
+    else:
+        inner = app.asgi_app
+
+        async def middleware(scope: Any, receive: Any, send: Any) -> None:
+            headers = dict(scope.get("headers", ()))
+            if scope["type"] == "http" and headers.get(b"authorization") != b"secret":
+                await send({"type": "http.response.start", "status": 401, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await inner(scope, receive, send)
+
+        app.asgi_app = middleware  # type: ignore[method-assign]
+
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    async with trio.open_nursery() as nursery:
+        run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=server.stop.wait)
+        [server.url] = await nursery.start(run)
+        assert (await server.ask("/publish?key=a", "POST", b"1")).status == 401
+        assert (await server.ask("/sse?key=a")).status == 401
+        assert await bus.latest("a") is None
+        allowed = {"Authorization": "secret"}
+        assert (await server.ask("/publish?key=a", "POST", b"1", allowed)).status == 200
+        server.stop.set()
 
 
 async def test_a_whole_application() -> None:

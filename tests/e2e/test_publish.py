@@ -79,6 +79,24 @@ async def test_an_idempotency_key_publishes_once(server: Server) -> None:
     assert server.bus.statistics().journal_messages == 3
 
 
+async def test_an_idempotency_key_is_ascii(server: Server) -> None:
+    """Other bytes would be read as another text than the client meant."""
+    for key in ("caf\xe9", "\xc3\xa9"):
+        headers = {"Idempotency-Key": key}
+        response = await server.ask("/publish?key=a", "POST", b"1", headers)
+        assert (response.status, response.error) == (400, "invalid_key")
+        assert "Idempotency-Key must be ASCII" in response.json["error"]["detail"]
+    assert server.bus.statistics().journal_messages == 0
+
+
+async def test_a_batch_with_a_key_in_the_url(server: Server) -> None:
+    """The answer says where keys are named, and what to do with one message."""
+    response = await server.ask("/publish?key=a", "POST", lines({"data": "1"}), NDJSON)
+    assert (response.status, response.error) == (400, "unknown_parameter")
+    assert "each line of a batch names its own key" in response.json["error"]["detail"]
+    assert "without the type application/x-ndjson" in response.json["error"]["detail"]
+
+
 async def test_a_batch(server: Server) -> None:
     """A line a message, to keys and prefixes, as text or in base64, in one run of the order."""
     async with server.bus.subscribe_prefix("") as watch:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import trio
-from served import Event, Server
+from served import Event, Server, served, until
 
 import trio_watchbus.web._plain as plain_module
 
@@ -39,6 +40,8 @@ def data_of(event: Event) -> object:
         ("/publish?key=" + "k" * 513, b"data", {}),
         ("/publish?key=%ff", b"data", {}),
         ("/publish?key=a", b"data", {"Idempotency-Key": "x" * 513}),
+        ("/publish?key=a", b"data", {"Idempotency-Key": "caf\xe9"}),
+        ("/publish?key=a", b"", BATCH),
         ("/publish?key=a", b"data", {"Host": "elsewhere.example"}),
         ("/publish", b"not JSON", BATCH),
         ("/publish?key=a", b"x" * (1024 * 1024 + 1), {}),
@@ -121,6 +124,44 @@ async def test_a_plain_stream_is_refused_as_by_quart(
     for response in (plain, by_quart):
         response.headers.pop("date")
     assert plain.headers == by_quart.headers
+
+
+async def test_pages_elsewhere_change_no_plain_answer() -> None:
+    """Where some are allowed, what is kept of an answer to one is not for another."""
+    shop = {"Origin": "https://shop.example"}
+    async with served(allowed_origins=shop.values()) as server:
+        for target, method in (("/publish?key=a", "POST"), ("/publish", "POST")):
+            plain = await server.ask(target, method)
+            by_quart = await server.ask(target, method, headers=ORIGIN)
+            for_shop = await server.ask(target, method, headers=shop)
+            assert for_shop.headers.pop("access-control-allow-origin") == shop["Origin"]
+            for response in (plain, by_quart, for_shop):
+                response.headers.pop("date")
+                response.headers.pop("content-length")
+            assert plain.headers == by_quart.headers == for_shop.headers
+            assert plain.headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize("way", [{}, ORIGIN])
+async def test_both_ways_are_logged(way: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    """With the status that each request was answered with."""
+    with caplog.at_level(logging.INFO, "trio_watchbus.access"):
+        async with served(access_log=True) as server:
+            await server.ask("/publish?key=a", "POST", b"1", way)
+            await server.ask("/publish", "POST", b"1", way)
+            await server.ask("/publish?key=a", "POST", bytes(1024 * 1024 + 1), way)
+            await server.ask("/sse", headers=way)
+            async with await server.connect() as client:
+                await client.stream_events("/sse?key=a", **way)
+            await until(lambda: not server.watches)
+            server.stop.set()
+    assert sorted(record.getMessage().split()[1:4] for record in caplog.records) == [
+        ["GET", "/sse", "200"],
+        ["GET", "/sse", "400"],
+        ["POST", "/publish", "200"],
+        ["POST", "/publish", "400"],
+        ["POST", "/publish", "413"],
+    ]
 
 
 async def test_a_body_that_comes_in_pieces_is_published_whole(server: Server) -> None:

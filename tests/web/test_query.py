@@ -55,6 +55,14 @@ def test_the_header_wins() -> None:
     assert parse_stream_query(b"key=a&after=e-1", "", 10).after == "e-1"
 
 
+def test_no_history_goes_with_a_position() -> None:
+    """As in the library: a history of none asks for nothing that `after` does not say."""
+    query = parse_stream_query(b"key=a&after=e-1&history=0", None, 10)
+    assert (query.after, query.history) == ("e-1", 0)
+    with pytest.raises(Refusal, match="after_with_history"):
+        parse_stream_query(b"key=a&after=e-1&history=1", None, 10)
+
+
 def test_history_is_bounded() -> None:
     """As many as a client may have, and none more."""
     assert parse_stream_query(b"key=a&history=%d" % MAX_HISTORY, None, 10).history == MAX_HISTORY

@@ -15,6 +15,9 @@ STATUS = "trio_watchbus.status"
 
 logger = logging.getLogger("trio_watchbus.web")
 
+# Nobody is to keep it, nor to take what a client published for something that runs.
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 
 class Answer(NamedTuple):
     """A whole response; its body is JSON.
@@ -22,7 +25,7 @@ class Answer(NamedTuple):
     Attributes:
         body: the JSON.
         status: the HTTP status.
-        headers: those that only this kind of answer has.
+        headers: its headers, but for the type and length of the body.
     """
 
     body: bytes
@@ -32,7 +35,7 @@ class Answer(NamedTuple):
 
 def json_answer(fields: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """Return the answer that says `fields`."""
-    return Answer(msgspec.json.encode(fields), status, headers or {})
+    return Answer(msgspec.json.encode(fields), status, _HEADERS | (headers or {}))
 
 
 def error_answer(error: Exception) -> Answer:

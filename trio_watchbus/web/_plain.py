@@ -56,9 +56,7 @@ class PlainApp:
         self._publishing = publishing
         self._open_stream = open_stream
         self._access = access
-        self._headers = [(b"x-content-type-options", b"nosniff")]
-        if options.allowed_origins:
-            self._headers.append((b"vary", b"Origin"))
+        self._vary = [(b"vary", b"Origin")] if options.allowed_origins else []
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         headers = _plain_headers(scope)
@@ -124,7 +122,7 @@ class PlainApp:
         self, scope: Any, send: Any, status: int, headers: list[tuple[bytes, bytes]]
     ) -> None:
         scope[STATUS] = status
-        whole = [*headers, *self._headers]
+        whole = [*headers, *self._vary]
         await send({"type": "http.response.start", "status": status, "headers": whole})
 
     def _check_access(self, scope: Any, headers: dict[str, str]) -> None:
@@ -151,7 +149,6 @@ def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(answer.body)),
-        (b"cache-control", b"no-store"),
         *((name.lower().encode(), value.encode()) for name, value in answer.headers.items()),
     ]
 

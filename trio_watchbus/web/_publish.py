@@ -9,7 +9,8 @@ from ..abc import WatchBus
 from ._answer import Answer, json_answer
 from ._batch import MEDIA_TYPE, parse_batch
 from ._options import WebOptions
-from ._query import parse_no_query, parse_publish_query
+from ._query import check_no_query, parse_publish_query
+from ._refusal import Refusal
 
 
 @final
@@ -50,8 +51,15 @@ class Publishing:
             Exception: one that `error_answer` answers.
         """
         bus = self._bus
+        # What reads headers takes other bytes for another text than the client meant.
+        if idempotency_key is not None and not idempotency_key.isascii():
+            raise Refusal(400, "invalid_key", "the header Idempotency-Key must be ASCII")
         if media_type == MEDIA_TYPE:
-            parse_no_query(query)
+            check_no_query(
+                query,
+                "each line of a batch names its own key or prefix: leave the query of the URL"
+                f" empty; or, for one message, send it without the type {MEDIA_TYPE}",
+            )
             body = await read_body()
             batch = parse_batch(body, self._options.max_batch_messages, bus.max_message_size)
             ids = await bus.publish_many(batch, idempotency_key=idempotency_key)

@@ -79,7 +79,7 @@ def parse_stream_query(query: bytes, last_event_id: str | None, max_keys: int) -
         raise Refusal(400, "invalid_format", "format must be raw or json")
     if last_event_id:
         after = last_event_id
-    elif after is not None and history is not None:
+    elif after is not None and history:
         raise Refusal(
             400,
             "after_with_history",
@@ -106,13 +106,18 @@ def parse_publish_query(query: bytes) -> PublishQuery:
     raise Refusal(400, "missing_key", "name where to publish: either ?key=… or ?prefix=…")
 
 
-def parse_no_query(query: bytes) -> None:
-    """Return if the query names nothing.
+def check_no_query(query: bytes, instead: str) -> None:
+    """Return if the query is empty.
+
+    Args:
+        query: as it stands in the URL.
+        instead: what the client is told otherwise: where to name what it named there.
 
     Raises:
-        Refusal: it does.
+        Refusal: it is not.
     """
-    _parse(query, ())
+    if query.strip(b"&"):
+        raise Refusal(400, "unknown_parameter", instead)
 
 
 def _parse(query: bytes, known: tuple[str, ...]) -> dict[str, list[str]]:
@@ -127,11 +132,10 @@ def _parse(query: bytes, known: tuple[str, ...]) -> dict[str, list[str]]:
             name, _, value = part.partition(b"=")
             parameter = _decode(name)
             if parameter not in values:
-                taken = ", ".join(known) or "none"
                 raise Refusal(
                     400,
                     "unknown_parameter",
-                    f"unknown parameter {parameter[:80]!r}; this route takes {taken}",
+                    f"unknown parameter {parameter[:80]!r}; this route takes {', '.join(known)}",
                 )
             values[parameter].append(_decode(value))
     return values

@@ -25,7 +25,7 @@ from ._formats import Cached, as_text
 from ._options import WebOptions
 from ._plain import PlainApp
 from ._publish import Publishing
-from ._query import parse_no_query, parse_stream_query
+from ._query import check_no_query, parse_stream_query
 from ._raw import serve_raw
 from ._refusal import Refusal, unavailable
 from ._session import max_frame_size, serve_session
@@ -109,8 +109,6 @@ class WatchBusBlueprint(Blueprint):
         )
 
     async def _add_headers(self, response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers.setdefault("Cache-Control", "no-store")
         self._access.add_headers(request, response)
         return response
 
@@ -151,7 +149,10 @@ class WatchBusBlueprint(Blueprint):
         _check_http_version(websocket.http_version)
         socket = cast("Any", websocket)._get_current_object()
         if SUBPROTOCOL in websocket.requested_subprotocols:
-            parse_no_query(websocket.query_string)
+            check_no_query(
+                websocket.query_string,
+                f"over {SUBPROTOCOL} keys are named in messages: leave the query of the URL empty",
+            )
             connection = Connection(socket, self._drain, max_frame_size(self._bus))
             serve = partial(serve_session, self._bus, connection, self._options, self._json)
             subprotocol = SUBPROTOCOL

@@ -14,6 +14,7 @@ from ._formats import as_text
 CONTENT_TYPE = "text/event-stream"
 
 STREAM_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
     # Compressing proxies hold events back until they have a block's worth.
     "Cache-Control": "no-cache, no-transform",
     # nginx buffers responses unless told.

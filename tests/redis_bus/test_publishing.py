@@ -64,6 +64,52 @@ async def test_a_publish_of_the_same_group_fails_alone(server: RedisServer) -> N
     assert server.call("GET", "watchbus:key:bad") == b"somebody else's"
 
 
+@pytest.mark.parametrize("held", [("LPUSH", "x"), ("SET", "two words")], ids=["list", "words"])
+async def test_an_idempotency_key_of_somebody_else_fails_alone(
+    server: RedisServer, held: tuple[str, str]
+) -> None:
+    """Publishes in the group of one whose idempotency key's name holds another thing are stored."""
+    command, value = held
+    server.call(command, "watchbus:idem:theirs", value)
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        await beside(bus, b"1", "theirs", refused="WRONGTYPE")
+        await bus.publish("k", b"2")
+        with trio.fail_after(5):
+            assert [(await watch.receive()).data for _ in range(4)] == [b"1", b"1", b"1", b"2"]
+
+
+async def test_an_idempotency_key_that_looks_like_the_bus_s_own_disturbs_nobody(
+    server: RedisServer,
+) -> None:
+    """Also where it names calls that no publisher ever makes, or a record that is something else."""
+    server.call("LPUSH", "watchbus:publisher:list", "x")
+    server.call("SET", "watchbus:publisher:text", "x")
+    keys = [f"unanswered.x.{'9' * digits}.{place}" for digits in (15, 16, 400) for place in (1, 2)]
+    keys += ["unanswered.list.1.1", "unanswered.text.1.1", f"unanswered.y.1.{'9' * 400}"]
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        for key in keys:
+            await beside(bus, b"1", key, refused=None)
+        with trio.fail_after(5):
+            for _ in range(4 * len(keys)):
+                assert (await watch.receive()).data == b"1"
+
+
+async def beside(bus: WatchBus, data: bytes, key: str, refused: str | None) -> None:
+    """Publish under an idempotency key, and in the same group three times without one."""
+
+    async def publish() -> None:
+        if refused is None:
+            await bus.publish("k", data, idempotency_key=key)
+        else:
+            with pytest.raises(BusUnavailableError, match=refused):
+                await bus.publish("k", data, idempotency_key=key)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(bus.publish, "k", data)
+        nursery.start_soon(publish)
+
+
 async def test_an_idempotency_key_holds_across_processes(server: RedisServer) -> None:
     """Who publishes under a key that was used gets the ids of then, wherever it was."""
     batch: list[Publication] = [("k", b"1"), ("k", b"2")]

@@ -126,7 +126,8 @@ def _ids(word: str) -> list[str] | Exception:
     """Return the ids that a word of the script's answer stands for."""
     if word.startswith("!"):
         return BusUnavailableError(
-            f"Redis refused: {word[1:]}: the stream of one of the keys is no stream; delete it"
+            f"Redis refused: {word[1:]}: what it has of one of the keys, or of the idempotency key,"
+            " is something else; delete it"
         )
     first, _, count = word.partition("*")
     epoch, _, number = first.rpartition("-")

@@ -115,9 +115,9 @@ end
 
 -- The number of the newest call of a publisher and its answer, 0 where there is none.
 local function newest_call(publisher)
-  local record = call('GET', PUBLISHER .. publisher)
-  local number, reply = string.match(record or '0 ', '^(%d+) (.*)$')
-  return tonumber(number), reply
+  local record = pcall('GET', PUBLISHER .. publisher)
+  local number, reply = string.match(type(record) == 'string' and record or '', '^(%d+) (.*)$')
+  return tonumber(number or 0), reply or ''
 end
 
 local function words(reply)
@@ -128,14 +128,19 @@ local function words(reply)
   return found
 end
 
+-- Anyone chooses such keys, and others' messages may have been written: so nothing here fails.
 local function published_before(idempotency_key, remember)
-  local got = call('GET', IDEMPOTENCY .. idempotency_key)
+  local got = pcall('GET', IDEMPOTENCY .. idempotency_key)
+  if type(got) == 'table' or (got and not string.match(got, '^[!%w]+%-?%d*%*?%d*$')) then
+    return '!WRONGTYPE'
+  end
   if got then
     return got
   end
   local publisher, number, place =
     string.match(idempotency_key, '^unanswered%.(%w+)%.(%d+)%.(%d+)$')
-  if not publisher then
+  -- No publisher makes so many calls that their number has more digits than Lua counts.
+  if not publisher or #number > 15 then
     return nil
   end
   number = tonumber(number)

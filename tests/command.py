@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -86,10 +86,11 @@ async def running(
     *arguments: str | bytes,
     environment: Mapping[str, str] | None = None,
     stdout: int = subprocess.PIPE,
+    program: Sequence[str] = WATCHBUS,
 ) -> AsyncIterator[Running]:
-    """Run a command; what is left of it at the end is killed."""
+    """Run a command, or another program; what is left of it at the end is killed."""
     process = await trio.lowlevel.open_process(
-        [*WATCHBUS, *arguments],
+        [*program, *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.PIPE,

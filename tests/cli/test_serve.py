@@ -6,13 +6,14 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
-from command import SECONDS, Running, command, running
+from command import SECONDS, WATCHBUS, Running, command, running
 from redis_bus.servers import binaries, free_port
 from redis_bus.servers import running as running_redis
 from served import Client, until
@@ -21,10 +22,12 @@ from trio_watchbus._cli._main import run
 
 
 @asynccontextmanager
-async def serving(*arguments: str, **environment: str) -> AsyncIterator[tuple[Running, int]]:
+async def serving(
+    *arguments: str, program: Sequence[str] = WATCHBUS, **environment: str
+) -> AsyncIterator[tuple[Running, int]]:
     """Run ``watchbus serve`` on a free port; give it and the port."""
     options = ("serve", "--bind", "127.0.0.1:0", *arguments)
-    async with running(*options, environment=environment) as server:
+    async with running(*options, environment=environment, program=program) as server:
         line = await server.error_line()
         url = re.search(r"http://127\.0\.0\.1:([0-9]+)", line)
         assert url is not None, line
@@ -76,8 +79,23 @@ async def test_clients_that_are_killed_are_forgotten() -> None:
         assert (await server.end()).status == 0
 
 
-async def test_a_second_interrupt_ends_it_at_once() -> None:
-    """Without the grace that clients who do not read would have; the status is 130."""
+async def stops_accepting(port: int) -> None:
+    """Return once nobody accepts connections at this port."""
+    with (
+        contextlib.suppress(ConnectionRefusedError, ConnectionResetError),
+        trio.fail_after(SECONDS),
+    ):
+        while True:
+            with trio.socket.socket() as connection:
+                await connection.connect(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_it_at_once(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    """Without the grace that clients who do not read would have; the status is the signal's."""
     async with (
         serving("--grace", "1000") as (server, port),
         await connect(port, receive_buffer=4096) as client,
@@ -85,17 +103,48 @@ async def test_a_second_interrupt_ends_it_at_once() -> None:
         await client.stream_events("/sse?key=a")
         for _ in range(10):
             await publish(port, bytes(1_000_000))
-        server.process.send_signal(signal.SIGINT)
-        with (
-            pytest.raises((ConnectionRefusedError, ConnectionResetError)),
-            trio.fail_after(SECONDS),
-        ):
-            while True:
-                with trio.socket.socket() as connection:
-                    await connection.connect(("127.0.0.1", port))
-        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(first)
+        await stops_accepting(port)
+        server.process.send_signal(second)
         ended = await server.end()
-        assert (ended.status, ended.err) == (130, "")
+        assert (ended.status, ended.err) == (128 + second, "")
+
+
+HOLDING = """
+import trio
+from trio_watchbus import InMemoryWatchBus
+from trio_watchbus._cli import _workers, main
+
+async def hold(*_):
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+InMemoryWatchBus.__aexit__ = hold
+_workers._LATE_SECONDS = 0
+main()
+"""
+"""A server whose bus never closes, whatever is cancelled."""
+
+
+@pytest.mark.parametrize(
+    ("grace", "numbers", "status"),
+    [
+        ("1000", [signal.SIGTERM, signal.SIGTERM], 143),
+        ("1000", [signal.SIGTERM, signal.SIGINT], 130),
+        ("0.1", [signal.SIGTERM], 1),
+    ],
+)
+async def test_what_shields_itself_does_not_keep_it(
+    grace: str, numbers: list[signal.Signals], status: int
+) -> None:
+    """A second signal, or the end of the grace, ends the process all the same, and it says so."""
+    async with serving("--grace", grace, program=(sys.executable, "-c", HOLDING)) as (server, port):
+        for number in numbers:
+            server.process.send_signal(number)
+            await stops_accepting(port)
+        ended = await server.end()
+    assert ended.status == status
+    assert ended.err == "watchbus: ended at once, as something did not end by itself\n"
 
 
 async def test_options_from_the_environment() -> None:
@@ -259,3 +308,33 @@ async def test_workers_do_not_outlive_their_parent(redis_url: str) -> None:
         server.process.kill()
         for worker in workers:
             await gone(worker)
+
+
+async def test_a_second_signal_ends_workers_at_once(redis_url: str) -> None:
+    """Though a client does not read, and the grace is long."""
+    options = ("--workers", "2", "--bus", redis_url, "--grace", "1000")
+    async with (
+        serving(*options) as (server, port),
+        await connect(port, receive_buffer=4096) as client,
+    ):
+        workers = await workers_of(server, port, 2)
+        await client.stream_events("/sse?key=a")
+        for _ in range(10):
+            await publish(port, bytes(1_000_000))
+        server.process.terminate()
+        await stops_accepting(port)
+        server.process.terminate()
+        ended = await server.end()
+        assert (ended.status, ended.err) == (143, "")
+        for worker in workers:
+            await gone(worker)
+
+
+async def test_workers_that_cannot_serve_are_not_announced() -> None:
+    """Where it is served is said when all of them serve, and not before."""
+    bus = f"redis://127.0.0.1:{free_port()}"
+    options = ("--bind", "127.0.0.1:0", "--workers", "2", "--bus", bus)
+    async with running("serve", *options) as server:
+        ended = await server.end()
+    assert ended.status == 1
+    assert "served at" not in ended.err

@@ -65,7 +65,7 @@ def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
     """Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.
 
     SIGTERM or Ctrl-C ends it: streams are told, and what was asked is answered, within the grace.
-    A second Ctrl-C ends it at once.
+    A second signal ends it at once.
     """
     try:
         options = ServerOptions(**settings)
@@ -77,11 +77,10 @@ def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
     log_to_stderr(options)
     options = replace(options, allowed_hosts=(*options.allowed_hosts, place.host))
     with listen(place, options) as listening:
-        say = partial(announce, bus_url, listening, options)
+        say = partial(click.echo, announcement(bus_url, listening, options), err=True)
         if workers == 1:
             return run_worker(listening, bus_url, options, say)
-        say()
-        return run_workers(workers, listening, bus_url, options)
+        return run_workers(workers, listening, bus_url, options, say)
 
 
 def check_bus_url(bus_url: str, workers: int) -> None:
@@ -123,10 +122,9 @@ def check_tls(options: ServerOptions) -> None:
         ) from None
 
 
-def announce(bus_url: str, listening: socket.socket, options: ServerOptions) -> None:
-    """Say where the server is, and how to try it."""
+def announcement(bus_url: str, listening: socket.socket, options: ServerOptions) -> str:
+    """Return where the server is, and how to try it."""
     url = url_of(listening, tls=options.certfile is not None)
     # A query may have spaces, and all of it is secret.
     bus = masked(bus_url.partition("?")[0])
-    click.echo(f"watchbus: {bus} served at {url}", err=True)
-    click.echo(f"  try: curl -N '{url}/sse?key=hello'", err=True)
+    return f"watchbus: {bus} served at {url}\n  try: curl -N '{url}/sse?key=hello'"

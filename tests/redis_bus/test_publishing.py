@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 import pytest
 import trio
 from redis_bus.servers import RedisServer
@@ -40,6 +43,25 @@ async def test_concurrent_publishes_share_calls(server: RedisServer) -> None:
         calls = server.call("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
     assert len(set(ids)) == len(entries(server)) == 256
     assert calls < 40
+
+
+async def test_who_waits_is_found_while_a_group_is_put_together(server: RedisServer) -> None:
+    """So that a deadline, or the end of the bus, reaches them in that moment too."""
+    found: list[bool] = []
+    async with open_redis_watchbus(server.url) as bus:
+        line = bus._publisher
+
+        class Queue(deque[Any]):
+            def popleft(self) -> Any:
+                job = super().popleft()
+                found.append(job in line._waiting())
+                return job
+
+        line._queue = Queue()
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(bus.publish, "k", b"")
+    assert found == [True] * 50
 
 
 async def test_a_publish_of_the_same_group_fails_alone(server: RedisServer) -> None:
@@ -81,7 +103,7 @@ async def test_an_idempotency_key_of_somebody_else_fails_alone(
 async def test_an_idempotency_key_that_looks_like_the_bus_s_own_disturbs_nobody(
     server: RedisServer,
 ) -> None:
-    """Also where it names calls that no publisher ever makes, or a record that is something else."""
+    """Also where it names calls that no publisher makes, or a record that is something else."""
     server.call("LPUSH", "watchbus:publisher:list", "x")
     server.call("SET", "watchbus:publisher:text", "x")
     keys = [f"unanswered.x.{'9' * digits}.{place}" for digits in (15, 16, 400) for place in (1, 2)]

@@ -232,11 +232,10 @@ class Line(ABC, Generic[Ask, Answer]):
     def _carry(self, token: trio.lowlevel.TrioToken) -> TroubleError | None:
         """Carry what waits; return what went wrong with the group that is under way then."""
         for _ in range(_GROUPS_A_TURN):
+            self.sent = False
             group = self._next_group()
             if not group:
                 break
-            self.sent = False
-            self._group = group
             try:
                 answers = self._attempt(group)
             except TroubleError as trouble:
@@ -246,7 +245,8 @@ class Line(ABC, Generic[Ask, Answer]):
         return None
 
     def _next_group(self) -> list[Job[Ask, Answer]]:
-        group: list[Job[Ask, Answer]] = []
+        # At any moment a job is in one of the two at least, as others look for those who wait.
+        group = self._group = []
         weight = 0
         # Half of what waits, so that Redis is at one half while callers are at the other.
         most = max(_FEW, len(self._queue) // 2)

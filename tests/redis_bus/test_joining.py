@@ -17,6 +17,8 @@ from trio_watchbus import (
     WatchLaggedError,
     open_redis_watchbus,
 )
+from trio_watchbus._redis._connection import Link
+from trio_watchbus._redis._layout import Command
 from trio_watchbus.abc import Watch
 
 
@@ -106,6 +108,32 @@ async def test_so_much_that_comes_while_history_is_read_that_it_is_lost_is_told(
                 assert raised.value.missed == 15
                 got = [(await watch.receive()).data for _ in range(5)]
         assert got == [b"15", b"16", b"17", b"18", b"19"]
+
+
+async def test_history_of_many_keys_is_asked_for_in_pages(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a prefix covers, and nothing beside it, in no answer that would hold others up."""
+    exchange = Link.exchange
+    largest = 0
+
+    def exchange_and_measure(link: Link, *commands: Command) -> list[Any]:
+        nonlocal largest
+        answers = exchange(link, *commands)
+        largest = max(largest, *(len(answer) for answer in answers if isinstance(answer, list)), 0)
+        return answers
+
+    keys = [f"k{number}é" for number in range(1700)]
+    async with open_redis_watchbus(server.url) as publisher:
+        await publisher.publish_many([(key, key.encode()) for key in ("j", *keys, "l", "k")])
+    async with open_redis_watchbus(server.url, retention=Retention(messages=10)) as bus:
+        monkeypatch.setattr(Link, "exchange", exchange_and_measure)
+        async with bus.subscribe_prefix("k", history=1) as watch:
+            got = [(await watch.receive()).key for _ in range(1701)]
+            with pytest.raises(trio.WouldBlock):
+                watch.receive_nowait()
+    assert got == [*keys, "k"]
+    assert largest == 500
 
 
 async def test_a_watch_whose_history_cannot_be_read_leaves_nothing(

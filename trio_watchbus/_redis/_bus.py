@@ -50,8 +50,8 @@ _MESSAGES_A_BATCH = 100_000
 """Messages in one batch: Redis stores so many in about a second, in which it does nothing else."""
 
 _PAGE = 500
-"""Entries or streams that are asked for at once: a trip for each would take ten times as long, and
-the answer to more would hold others up."""
+"""Entries, streams or names that are asked for at once: a trip for each would take ten times as
+long, and the answer to more would hold others up."""
 
 
 def open_redis_watchbus(
@@ -406,11 +406,7 @@ class RedisWatchBus(WatchBus):
         """Return the newest messages, up to number `newest`, of each key that `request` covers."""
         keys = dict.fromkeys(request.keys)
         for prefix in request.prefixes:
-            start = prefix.encode()
-            [names] = await self._queries.ask(
-                [("ZRANGEBYLEX", self._names.keys, b"[" + start, b"(" + start + b"\xff")]
-            )
-            keys.update(dict.fromkeys(name.decode() for name in names))
+            keys.update(dict.fromkeys(await self._kept_keys(prefix)))
         found: list[Message] = []
         for at in range(0, len(keys), _PAGE):
             page = list(islice(keys, at, at + _PAGE))
@@ -430,6 +426,19 @@ class RedisWatchBus(WatchBus):
             # What is newer comes from the journal.
             if number <= newest
         ]
+
+    async def _kept_keys(self, prefix: str) -> list[str]:
+        """Return the keys under `prefix` of which messages are kept."""
+        found: list[str] = []
+        start, end = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
+        while True:
+            [page] = await self._queries.ask(
+                [("ZRANGEBYLEX", self._names.keys, start, end, "LIMIT", 0, _PAGE)]
+            )
+            found += [name.decode() for name in page]
+            if len(page) < _PAGE:
+                return found
+            start = b"(" + page[-1]
 
     async def _older(
         self, request: WatchRequest, after: Position, facts: Facts

@@ -110,6 +110,15 @@ async def test_the_position_moves_past_what_does_not_match_so_that_it_can_be_res
         assert await numbers(watch, 1) == [1]
 
 
+async def test_the_position_of_the_bus_does_not_go_back_with_a_watch_of_the_past() -> None:
+    async with served() as server, through_proxy(server) as (_, bus):
+        ids = await bus.publish_many([("k", b"%d" % number) for number in range(10)])
+        # So small that no more than two of them come.
+        async with bus.watch("k", after=ids[0], buffer_size=1) as watch:
+            assert await numbers(watch, 1) == [1]
+            assert bus.position == ids[-1]
+
+
 async def test_what_the_server_no_longer_holds_is_told_once_with_a_bound() -> None:
     bus_behind = InMemoryWatchBus(retention=Retention(messages=10))
     async with (
@@ -238,6 +247,21 @@ async def test_a_publish_whose_answer_is_lost_is_stored_once_and_answered() -> N
         ids = await bus.publish_many([("k", b"2"), ("k", b"3")], idempotency_key="mine")
         assert await server.bus.publish_many([("k", b"")] * 2, idempotency_key="mine") == ids
         assert await numbers(stored, 2) == [2, 3]
+
+
+async def test_a_batch_whose_answer_is_lost_is_stored_once_and_answered() -> None:
+    """Without a key from its caller: the bus gives it one."""
+    async with (
+        served() as server,
+        through_proxy(server) as (proxy, bus),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(proxy.lose_reply)
+        await trio.testing.wait_all_tasks_blocked()
+        ids = await bus.publish_many([("k", b"1"), ("k", b"2")])
+        assert bus.statistics().reconnects == 1
+        assert [identifier.rpartition("-")[2] for identifier in ids] == ["1", "2"]
+        assert server.bus.position == ids[-1]
 
 
 async def test_a_publish_that_may_have_arrived_and_is_not_answered_says_so() -> None:

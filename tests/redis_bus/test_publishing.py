@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from redis_bus.servers import RedisServer
+from served import until
 
 from trio_watchbus import (
     BusUnavailableError,
@@ -249,6 +250,38 @@ def test_a_call_that_was_published_again_by_another_does_nothing(server: RedisSe
     assert entries(server) == [b"1", b"2"]
 
 
+async def publish_and_lose_the_reply(
+    server: RedisServer, proxy: FaultProxy, bus: WatchBus, data: bytes
+) -> str:
+    """Publish what is stored without an answer, and return the id that it got after all."""
+    identifiers: list[str] = []
+
+    async def publish() -> None:
+        identifiers.append(await bus.publish("k", data))
+
+    proxy.to_client.swallow()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        await until(lambda: data in entries(server))
+        proxy.cut()
+        proxy.to_client.release()
+    return identifiers[0]
+
+
+async def test_a_publish_whose_reply_is_lost_is_stored_once_and_answered(
+    server: RedisServer,
+) -> None:
+    """The bus asks again by itself, and gets the answer of the first time."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus,
+    ):
+        for number in range(1, 4):
+            identifier = await publish_and_lose_the_reply(server, proxy, bus, b"%d" % number)
+            assert identifier.endswith(f"-{number}")
+    assert entries(server) == [b"1", b"2", b"3"]
+
+
 async def test_a_user_key_is_the_key_of_what_is_unknown(server: RedisServer) -> None:
     """Where the publish had an idempotency key, that is the one to use again."""
     async with (
@@ -275,6 +308,20 @@ async def test_what_was_never_sent_is_surely_not_stored(server: RedisServer) -> 
     assert entries(server) == []
 
 
+async def test_what_redis_refuses_is_told_at_once(server: RedisServer) -> None:
+    """Long before a publish is late; and it is not stored when Redis takes more again."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish("k", b"before")
+        server.call("CONFIG", "SET", "maxmemory", 1)
+        try:
+            with trio.fail_after(5), pytest.raises(BusUnavailableError, match=r"refused: .*memory"):
+                await bus.publish("k", b"refused")
+        finally:
+            server.call("CONFIG", "SET", "maxmemory", 0)
+        await bus.publish("k", b"after")
+    assert entries(server) == [b"before", b"after"]
+
+
 async def test_what_was_told_to_be_refused_is_not_sent_later(server: RedisServer) -> None:
     """A publish that was late while the connection was made is not sent when that is there."""
     async with (
@@ -289,6 +336,26 @@ async def test_what_was_told_to_be_refused_is_not_sent_later(server: RedisServer
         proxy.to_target.release()
         await publish_when_back(bus, b"after")
     assert entries(server) == [b"after"]
+
+
+async def test_of_publishes_that_wait_for_a_connection_the_cancelled_is_not_sent(
+    server: RedisServer,
+) -> None:
+    """Though it waits together with others that are."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus,
+    ):
+        proxy.to_target.hold()
+        proxy.cut()
+        async with trio.open_nursery() as staying:
+            async with trio.open_nursery() as leaving:
+                staying.start_soon(bus.publish, "k", b"stays")
+                leaving.start_soon(bus.publish, "k", b"leaves")
+                await until(lambda: len(bus._publisher._group) == 2)
+                leaving.cancel_scope.cancel()
+            proxy.to_target.release()
+    assert entries(server) == [b"stays"]
 
 
 async def test_a_publish_under_way_when_the_bus_is_closed_is_unknown(server: RedisServer) -> None:
@@ -306,8 +373,9 @@ async def test_a_publish_under_way_when_the_bus_is_closed_is_unknown(server: Red
         async with trio.open_nursery() as nursery:
             server.stop()
             try:
+                calls = bus._publisher._call
                 nursery.start_soon(publish)
-                await trio.sleep(0.1)
+                await until(lambda: bus._publisher._call > calls)
                 nursery.start_soon(publish)
                 await trio.testing.wait_all_tasks_blocked()
                 bus.close()
@@ -323,8 +391,9 @@ async def test_a_cancelled_publish_that_waits_is_taken_back(server: RedisServer)
         server.stop()
         try:
             async with trio.open_nursery() as nursery:
+                calls = bus._publisher._call
                 nursery.start_soon(bus.publish, "k", b"under way")
-                await trio.sleep(0.1)
+                await until(lambda: bus._publisher._call > calls)
                 nursery.start_soon(bus.publish, "k", b"waiting")
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
@@ -358,6 +427,7 @@ async def test_the_log_is_trimmed_by_age(server: RedisServer) -> None:
     async with open_redis_watchbus(server.url, retention=Retention(seconds=0.5)) as bus:
         await bus.publish_many([("k", b"old") for _ in range(100)])
         assert entries(server) == [b"old"] * 100
+        # What is tested is that time passes: for longer than messages are kept.
         await trio.sleep(0.6)
         await bus.publish("k", b"new")
         assert entries(server) == [b"new"]
@@ -379,6 +449,31 @@ async def test_streams_are_kept_for_the_newest_keys(server: RedisServer) -> None
             newest = client.xrange("watchbus:key:key-2")
             assert [fields[b"data"] for _, fields in newest] == [b"3", b"newest"]
         assert await bus.latest("key-0") is None
+
+
+async def test_of_each_key_of_a_large_batch_the_newest_message_is_kept(
+    server: RedisServer,
+) -> None:
+    """It alone, where one is to be kept, which is so unless told."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish("key-0", b"before")
+        await bus.publish_many([(f"key-{number % 600}", b"%d" % number) for number in range(1200)])
+    with server.client() as client:
+        for number in range(600):
+            kept = client.xrange(f"watchbus:key:key-{number}")
+            assert [fields[b"data"] for _, fields in kept] == [b"%d" % (number + 600)]
+        assert client.zcard("watchbus:recent") == client.zcard("watchbus:keys") == 600
+
+
+async def test_the_newest_keys_are_kept_though_the_log_is_gone(server: RedisServer) -> None:
+    """Numbers go on above those of what is kept: by them the oldest keys are found."""
+    async with open_redis_watchbus(server.url, retention=Retention(keys=2)) as bus:
+        await bus.publish_many([("a", b""), ("b", b"")] * 10)
+    server.call("DEL", "watchbus:meta", "watchbus:log", "watchbus:marks")
+    async with open_redis_watchbus(server.url, retention=Retention(keys=2)) as bus:
+        identifier = await bus.publish("c", b"")
+        assert identifier.endswith("-21")
+        assert [await bus.latest(key) is not None for key in ("a", "b", "c")] == [False, True, True]
 
 
 async def test_nothing_is_kept_of_keys_where_nothing_shall_be(server: RedisServer) -> None:

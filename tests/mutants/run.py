@@ -24,6 +24,7 @@ from mutants import (
     bus_mutants,
     delivery_mutants,
     redis_mutants,
+    remote_mutants,
     structure_mutants,
     watch_mutants,
     web_mutants,
@@ -42,6 +43,7 @@ MUTANTS: list[Mutant] = [
     *bus_mutants.MUTANTS,
     *redis_mutants.MUTANTS,
     *web_mutants.MUTANTS,
+    *remote_mutants.MUTANTS,
 ]
 
 SECONDS = 300
@@ -79,7 +81,7 @@ def main() -> int:
 
     with TemporaryDirectory() as folder:
         tests = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-        healthy = run_tests(copy_package(Path(folder)), tests)
+        healthy = run_tests(copy_package(Path(folder)), tests, None)
         if healthy.returncode != 0:
             print(healthy.stdout, "the tests fail without a fault put in", sep="\n")
             return 1
@@ -111,7 +113,7 @@ def try_mutant(mutant: Mutant) -> Result:
             return Result(mutant, "not found", 0, f"{mutant.text!r} stands there not once")
         path.write_text(source.replace(mutant.text, mutant.replacement))
         try:
-            run = run_tests(copy, mutant.tests)
+            run = run_tests(copy, mutant.tests, SECONDS)
         except subprocess.TimeoutExpired:
             return Result(mutant, "killed (it hung)", time.monotonic() - start, "")
     verdict = {0: "survived", FAILED: "killed"}.get(run.returncode, "no tests")
@@ -127,8 +129,10 @@ def copy_package(folder: Path) -> Path:
     )
 
 
-def run_tests(package: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    """Run tests against a copy of the package."""
+def run_tests(
+    package: Path, tests: tuple[str, ...], seconds: float | None
+) -> subprocess.CompletedProcess[str]:
+    """Run tests against a copy of the package, for so long at most."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(package.parent),
@@ -144,7 +148,7 @@ def run_tests(package: Path, tests: tuple[str, ...]) -> subprocess.CompletedProc
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         check=False,
     )
 

@@ -1,4 +1,4 @@
-"""Faults of what is served, and of the bus that is a client of it."""
+"""Faults of what is served."""
 
 from __future__ import annotations
 
@@ -29,12 +29,6 @@ PROTOCOL = (
     "tests/remote/test_feed.py",
     "tests/remote/test_conformance.py::test_two_clients",
 )
-REMOTE = (
-    "tests/remote/test_feed.py",
-    "tests/remote/test_reconnecting.py",
-    "tests/remote/test_conformance.py::test_two_clients",
-)
-
 SSE = "web/_sse.py"
 STREAM = "web/_stream.py"
 QUERY = "web/_query.py"
@@ -42,10 +36,6 @@ BATCH = "web/_batch.py"
 ACCESS = "web/_access.py"
 RAW = "web/_raw.py"
 CONNECTION = "web/_connection.py"
-SESSION = "web/_session.py"
-FEED = "_remote/_feed.py"
-CALLS = "_remote/_calls.py"
-REMOTE_BUS = "_remote/_bus.py"
 REQUEST = "_protocol/_requests.py"
 
 MUTANTS = [
@@ -118,7 +108,7 @@ MUTANTS = [
         STREAM,
         "            if self._drain.begun.is_set():\n",
         "            if False:\n",
-        (*STREAMS, "tests/e2e"),
+        (*STREAMS, "tests/e2e/test_drain.py"),
     ),
     # Requests
     Mutant(
@@ -199,120 +189,5 @@ MUTANTS = [
         "        await trio.lowlevel.checkpoint()\n",
         "",
         SOCKETS,
-    ),
-    # The protocol, at the server
-    Mutant(
-        "an id in use is taken again",
-        SESSION,
-        "        if identifier in self._watches or identifier in self._waiting:\n",
-        "        if False:\n",
-        PROTOCOL,
-    ),
-    Mutant(
-        "watches of a connection are not bounded",
-        SESSION,
-        "        if len(self._watches) >= self._options.max_watches:\n",
-        "        if False:\n",
-        PROTOCOL,
-    ),
-    Mutant(
-        "a frame that is none is passed over",
-        SESSION,
-        '        raise CloseConnection(protocol.CloseCode.MALFORMED, "malformed frame")\n',
-        "",
-        PROTOCOL,
-    ),
-    Mutant(
-        "a window is not kept to",
-        SESSION,
-        "                served.window -= len(messages)\n",
-        "                pass\n",
-        PROTOCOL,
-    ),
-    Mutant(
-        "a loss is not told to the client",
-        SESSION,
-        "        await self._send(protocol.Lagged(identifier, loss.missed, loss.position,"
-        " loss.reason))\n",
-        "        await trio.lowlevel.checkpoint()\n",
-        PROTOCOL,
-    ),
-    Mutant(
-        "a silent connection stays silent",
-        SESSION,
-        "        nursery.start_soon(self._keep_alive)\n",
-        "",
-        PROTOCOL,
-    ),
-    # The remote bus
-    Mutant(
-        "a watch starts anew on a new connection",
-        FEED,
-        "        after = request.after if self.resume is None else self.resume\n",
-        "        after = request.after\n",
-        REMOTE,
-    ),
-    Mutant(
-        "history comes again on a new connection",
-        FEED,
-        "        history = request.history if self.resume is None else 0\n",
-        "        history = request.history\n",
-        REMOTE,
-    ),
-    Mutant(
-        "half a history from before a cut comes too",
-        FEED,
-        "        self._history.clear()\n        history =",
-        "        history =",
-        REMOTE,
-    ),
-    Mutant(
-        "what a server no longer holds is lost without a word",
-        FEED,
-        "        self.lose(\n            WatchLaggedError(",
-        "        self.take_position(error.oldest)\n        str(\n            WatchLaggedError(",
-        REMOTE,
-    ),
-    Mutant(
-        "a loss is told before what came before it",
-        FEED,
-        "            self.watch.fall_behind(0)\n",
-        "            self.watch._buffer.clear()\n            self.watch.fall_behind(0)\n",
-        REMOTE,
-    ),
-    Mutant(
-        "what was sent over a broken connection is not sent again",
-        CALLS,
-        "        for call in self._calls.values():\n            call.send(link)\n",
-        "",
-        REMOTE,
-    ),
-    Mutant(
-        "a publish of unknown fate looks as if it was not stored",
-        CALLS,
-        "        if reached and call.idempotency_key is not None:\n",
-        "        if False:\n",
-        REMOTE,
-    ),
-    Mutant(
-        "a publish sent again is another one",
-        REMOTE_BUS,
-        "    if idempotency_key is None:\n        return token_hex(16)\n",
-        "    if idempotency_key is None:\n        return None\n",
-        REMOTE,
-    ),
-    Mutant(
-        "the server is not told of a watch that was left",
-        REMOTE_BUS,
-        "            self._send(protocol.Unwatch(feed.identifier))\n",
-        "            pass\n",
-        REMOTE,
-    ),
-    Mutant(
-        "the watches are not opened again on a new connection",
-        REMOTE_BUS,
-        "        for feed in self._feeds.values():\n            self._send(feed.opening())\n",
-        "",
-        REMOTE,
     ),
 ]

@@ -54,17 +54,25 @@ SOAKS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
 
 
 def main() -> None:
-    """Run them all and print what each took."""
+    """Run them all and print what each took, and what the process had before and after."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the usual number of each")
     options = parser.parse_args()
     for name, (soak, usual) in SOAKS.items():
         count = int(usual * options.share)
-        before, start = resident_size(), time.monotonic()
+        before, start = held(), time.monotonic()
         trio.run(soak, count)
-        grown = (resident_size() - before) / 2**20
         seconds = time.monotonic() - start
-        print(f"{count:7} {name}: {seconds:.0f} s, nothing left, {grown:+.1f} MiB resident")
+        print(
+            f"{count:7} {name}: {seconds:.0f} s, nothing left; before, {before}; after, {held()}",
+            flush=True,
+        )
+
+
+def held() -> str:
+    """Say what this process has of what leaks."""
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    return f"{resident_size() / 2**20:.1f} MiB resident, {descriptors} descriptors"
 
 
 if __name__ == "__main__":

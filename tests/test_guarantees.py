@@ -23,6 +23,10 @@ def test_every_test_that_is_named_is_there() -> None:
         assert f"def {test}" in (ROOT / path).read_text(), (path, test)
 
 
+def test_every_check_is_named() -> None:
+    assert [check.name for check in WATCHBUS_CHECKS if f"`{check.name}`" not in PAGE] == []
+
+
 def test_every_check_that_a_row_names_is_there() -> None:
     named = {name for row in ROWS for name in re.findall(r"`(\w+)`", row[1])}
     assert named <= {check.name for check in WATCHBUS_CHECKS}

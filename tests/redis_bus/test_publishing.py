@@ -220,7 +220,7 @@ def call(server: RedisServer, publisher: str, number: int, data: bytes, key: str
     """Make one call of the script as a publisher does."""
     link = connection_maker(server.url, timeout=5, name="x")()
     retention = (1, 100, 1000, 1_000_000, 0)
-    settings = ("epoch", publisher, number, 0, *retention, 60_000)
+    settings = ("epoch", publisher, number, 0, "", 0, *retention, 60_000)
     command = Names("watchbus").script("publish", *settings, key, 1, "k", "k", data)
     [answer] = link.exchange(command)
     link.disconnect()

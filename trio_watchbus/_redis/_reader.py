@@ -157,7 +157,7 @@ class Reader(Generic[D]):
         if state.facts.epoch != self.dispatcher.epoch:
             return False
         last = self.dispatcher.journal.last
-        if state.facts.newest < last:
+        if state.facts.newest < max(last, self._newest):
             return True
         if self._last is None:
             return False

@@ -93,11 +93,17 @@ local function begin(epoch)
   return { epoch = epoch, start = last, seq = last, bytes = 0, time = now }
 end
 
+-- Puts an epoch into the place of one whose history was rewritten, with the numbers that follow.
+local function replace(held, epoch)
+  call('HSET', META, 'epoch', epoch, 'start', whole(held.seq))
+  held.epoch, held.start = epoch, held.seq
+end
+
 local function answer(held, ...)
   return { held.epoch, whole(held.start), whole(held.seq), ... }
 end
 
--- publish EPOCH PUBLISHER CALL UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER, then
+-- publish EPOCH PUBLISHER CALL ANSWERED WHEN UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER, then
 -- for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
 --
 -- Answers with one word for each publish: `id`, or `id*count` with the first one's id, of what it
@@ -108,6 +114,10 @@ end
 -- that was given up is not done late, after its successors. UNSETTLED says that the call before
 -- was given up: if it was done after all, what it got is filed under the idempotency keys that
 -- its callers were told.
+--
+-- ANSWERED is the newest call to which an answer came, in epoch WHEN. If that is still on, and the
+-- newest call that is remembered is an older one, history was rewritten: a replica took over that
+-- lacks what was answered. No reader may have come so far as to see that, so it is told from here.
 
 local function unanswered_key(publisher, number, place)
   return 'unanswered.' .. publisher .. '.' .. number .. '.' .. place
@@ -238,12 +248,13 @@ local function note_keys(keys, numbers, datas, now, epoch)
 end
 
 local function publish()
-  local candidate, publisher, number, unsettled = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-  local per_key, keys_bound = ARGV[6], tonumber(ARGV[7])
+  local candidate, publisher, number = ARGV[2], ARGV[3], tonumber(ARGV[4])
+  local answered, when, unsettled = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+  local per_key, keys_bound = ARGV[8], tonumber(ARGV[9])
   local bounds = {
-    messages = tonumber(ARGV[8]), bytes = tonumber(ARGV[9]), age = tonumber(ARGV[10]),
+    messages = tonumber(ARGV[10]), bytes = tonumber(ARGV[11]), age = tonumber(ARGV[12]),
   }
-  local remember = ARGV[11]
+  local remember = ARGV[13]
   local total = #ARGV
 
   local done, reply = newest_call(publisher)
@@ -267,6 +278,9 @@ local function publish()
   call('ZCARD', NAMES)
 
   local held = facts() or begin(candidate)
+  if 0 < done and done < answered and held.epoch == when then
+    replace(held, candidate)
+  end
   local now = whole(milliseconds())
   local written = false
   set_mark(held, mark, bounds, now)
@@ -313,7 +327,7 @@ local function publish()
   end
 
   local results = {}
-  local at = 12
+  local at = 14
   while at <= total do
     local idempotency_key, count = ARGV[at], tonumber(ARGV[at + 1])
     local first = at + 2
@@ -373,8 +387,7 @@ local function state()
   if not held then
     held = begin(candidate)
   elseif held.epoch == diverged then
-    call('HSET', META, 'epoch', candidate, 'start', whole(held.seq))
-    held.epoch, held.start = candidate, held.seq
+    replace(held, candidate)
   end
   local oldest = call('XRANGE', LOG, '-', '+', 'COUNT', 1)
   local entry = call('XRANGE', LOG, number .. '-0', number .. '-0')

@@ -476,6 +476,22 @@ async def test_the_newest_keys_are_kept_though_the_log_is_gone(server: RedisServ
         assert [await bus.latest(key) is not None for key in ("a", "b", "c")] == [False, True, True]
 
 
+@pytest.mark.parametrize("per_key", [1, 2])
+async def test_what_alone_is_left_of_an_old_numbering_makes_room(
+    server: RedisServer, per_key: int
+) -> None:
+    """A key's stream of higher numbers than those given now does not stand in the way."""
+    retention = Retention(per_key=per_key)
+    async with open_redis_watchbus(server.url, retention=retention) as bus:
+        await bus.publish_many([("k", b"old")] * 5)
+    server.call("DEL", *(f"watchbus:{name}" for name in ("meta", "log", "marks", "recent", "keys")))
+    async with open_redis_watchbus(server.url, retention=retention) as bus:
+        assert (await bus.publish("k", b"new")).endswith("-1")
+        latest = await bus.latest("k")
+        assert latest is not None
+        assert latest.data == b"new"
+
+
 async def test_nothing_is_kept_of_keys_where_nothing_shall_be(server: RedisServer) -> None:
     """With `per_key` or `keys` 0 there is the log alone."""
     for retention in (Retention(per_key=0), Retention(keys=0)):

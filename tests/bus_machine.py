@@ -186,6 +186,7 @@ class BusMachine(RuleBasedStateMachine):
         deadline = trio.current_time() + self.patience
         while not await ask():
             assert trio.current_time() < deadline
+            # What a bus does in the background it tells nobody.
             await trio.sleep(0.001)
 
     # Watching

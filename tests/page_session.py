@@ -254,6 +254,7 @@ class PageSession:
                 with suppress(OSError):
                     await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
                     return
+                # A process tells nobody when it begins to listen.
                 await trio.sleep(0.01)
 
     async def _interrupt(self, part: str) -> None:

@@ -353,6 +353,7 @@ class Server:
         ):
             while True:
                 (await self.connect()).vanish()
+                # As a client learns it: a server tells nobody when it begins to refuse.
                 await trio.sleep(0.002)
 
     async def admits(self) -> None:
@@ -362,6 +363,7 @@ class Server:
                 with contextlib.suppress(EOFError, trio.BrokenResourceError):
                     if (await self.ask("/healthz")).status == 200:
                         return
+                # Nor when it has room.
                 await trio.sleep(0.002)
 
     async def ask(

@@ -100,6 +100,7 @@ class RedisServer:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 log_text = (self._folder / "log").read_text()
                 raise AssertionError(f"the server did not start: {log_text}")
+            # It says in no other way that it is there; not a task, as threads start servers too.
             time.sleep(0.01)
 
     def _answers(self) -> bool:
@@ -166,6 +167,7 @@ async def in_step(replica: RedisServer) -> None:
             facts = await trio.to_thread.run_sync(replica.call, "INFO", "replication")
             if facts["master_link_status"] == "up":
                 return
+            # A server tells nobody.
             await trio.sleep(0.02)
 
 

@@ -16,11 +16,15 @@ import trio
 import trustme
 from redis.sentinel import Sentinel
 from redis_bus.servers import RedisServer, in_step, running
+from served import until
 
 from trio_watchbus import BusUnavailableError, open_redis_watchbus, open_watchbus
 from trio_watchbus._redis._connection import connection_maker
 from trio_watchbus._redis._trouble import TroubleError
 from trio_watchbus.abc import WatchBus
+
+_NOT_BEGUN = 7
+"""The state of a TCP socket that has not yet asked for a connection, `TCP_CLOSE` of Linux."""
 
 
 async def works(bus: WatchBus) -> None:
@@ -148,15 +152,27 @@ async def test_a_connection_is_cut_while_it_is_made() -> None:
         port = silent.getsockname()[1]
         # The second one is never accepted: the first fills the backlog that is left.
         for scheme in ("redis", "rediss"):
-            link = connection_maker(f"{scheme}://127.0.0.1:{port}", timeout=60, name="x")()
-            with trio.fail_after(5):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(fails, link.connect)
-                    await trio.sleep(0.2)
-                    link.end()
-            # And from then on at once.
-            await fails(link.connect)
-            link.disconnect()
+            await is_cut_while_it_connects(f"{scheme}://127.0.0.1:{port}")
+
+
+async def is_cut_while_it_connects(url: str) -> None:
+    """Have a connection made in a thread, and end it before that is done."""
+    link = connection_maker(url, timeout=60, name="x")()
+
+    def tries() -> bool:
+        made = link._connection._handle
+        if made is None:
+            return False
+        return bool(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _NOT_BEGUN)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, link.connect)
+            await until(tries)
+            link.end()
+    # And from then on at once.
+    await fails(link.connect)
+    link.disconnect()
 
 
 async def fails(function: Any) -> None:
@@ -181,8 +197,7 @@ async def test_sentinel() -> None:
         )
         with running("valkey", "--sentinel", settings=settings) as watcher, trio.fail_after(30):
             sentinel: Any = Sentinel([("127.0.0.1", watcher.port)])  # type: ignore[no-untyped-call]
-            while not sentinel.discover_slaves("mine"):  # noqa: ASYNC110, nobody tells
-                await trio.sleep(0.1)
+            await until(lambda: sentinel.discover_slaves("mine"))
             async with open_redis_watchbus(sentinel.master_for("mine")) as bus:
                 await works(bus)
                 master.kill()

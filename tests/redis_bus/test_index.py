@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 import trio
 from redis_bus.servers import RedisServer
+from served import until
 
 from trio_watchbus import open_redis_watchbus
 from trio_watchbus._redis import _index
@@ -28,17 +28,18 @@ trio.run(main)
 """
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until a condition holds."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110, nobody tells
-            await trio.sleep(0.01)
-
-
 def indexed(server: RedisServer) -> set[bytes]:
     """The index as anyone sees it."""
     members: set[bytes] = server.call("SMEMBERS", "watchbus:index")
     return set(members)
+
+
+def clock(server: RedisServer) -> float:
+    """The time by the server's clock, in milliseconds since 1970."""
+    seconds: int
+    microseconds: int
+    seconds, microseconds = server.call("TIME")
+    return seconds * 1000 + microseconds / 1000
 
 
 async def test_redis_watchbus(server: RedisServer) -> None:
@@ -112,8 +113,9 @@ async def test_a_killed_process_leaves_the_index(
             assert await bus.watched_keys() == {"shared", "alone"}
             process.kill()
         await until(lambda: indexed(server) == {b"shared"})
-        # For longer than a lease.
-        await trio.sleep(1.5)
+        # Beyond the end of the lease that it has now.
+        lease_ends = server.call("ZSCORE", "watchbus:processes", bus._process)
+        await until(lambda: clock(server) > lease_ends)
         assert await bus.watched_keys() == {"shared"}
 
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 from redis_bus.servers import RedisServer
+from served import until
 
 from trio_watchbus import (
     BusUnavailableError,
@@ -19,14 +20,11 @@ from trio_watchbus import (
 )
 from trio_watchbus._redis._connection import Link
 from trio_watchbus._redis._layout import Command
-from trio_watchbus.abc import Watch
 
 
 async def until_at(bus: RedisWatchBus, position: str) -> None:
     """Return once this process has read up to a position."""
-    with trio.fail_after(20):
-        while bus.position != position:  # noqa: ASYNC110, a bus tells nobody where it is
-            await trio.sleep(0.001)
+    await until(lambda: bus.position == position)
 
 
 async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_before(
@@ -47,21 +45,20 @@ async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_befor
 
         monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
         await publisher.publish("k", b"before")
-        entered: list[Watch] = []
+        entered = trio.Event()
 
         async def watch() -> None:
             async with bus.watch("k") as watch:
-                entered.append(watch)
+                entered.set()
                 assert (await watch.receive()).data == b"after"
 
         nursery.start_soon(watch)
         # Long enough for what entering asks of Redis; it is not to be there however long it is.
         await trio.testing.wait_all_tasks_blocked(0.1)
-        assert not entered
+        assert not entered.is_set()
         going_on.set()
         with trio.fail_after(20):
-            while not entered:  # noqa: ASYNC110, another task's watch tells nobody
-                await trio.sleep(0.001)
+            await entered.wait()
         await publisher.publish("k", b"after")
 
 
@@ -171,9 +168,7 @@ async def test_an_epoch_that_ends_while_history_is_read_has_it_read_again(
             found = await history(*of)
             if asked == 1:
                 server.call("FLUSHALL")
-                with trio.fail_after(20):
-                    while bus.position.startswith(epoch):  # noqa: ASYNC110, as in until_at
-                        await trio.sleep(0.001)
+                await until(lambda: not bus.position.startswith(epoch))
             return found
 
         monkeypatch.setattr(bus, "_history", history_and_a_flush)

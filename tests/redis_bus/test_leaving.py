@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 from redis_bus.servers import RedisServer
+from served import until
 
 from trio_watchbus import BusUnavailableError, open_redis_watchbus
 from trio_watchbus.testing import FaultProxy, assert_nothing_left
@@ -24,11 +25,17 @@ def stopped(server: RedisServer) -> Iterator[None]:
         server.go_on()
 
 
+def reader_waits(server: RedisServer) -> bool:
+    """Whether Redis lets a read wait."""
+    waiting: int = server.call("INFO", "clients")["blocked_clients"]
+    return waiting == 1
+
+
 async def test_leaving_while_the_reader_waits(server: RedisServer) -> None:
     """The reader's thread, socket and limiter token are gone when the bus has been left."""
     for _ in range(5):
         async with assert_nothing_left(), open_redis_watchbus(server.url):
-            await trio.sleep(0.01)
+            await until(lambda: reader_waits(server))
 
 
 async def test_leaving_while_redis_stands_still(server: RedisServer) -> None:
@@ -38,9 +45,10 @@ async def test_leaving_while_redis_stands_still(server: RedisServer) -> None:
             await bus.publish("k", b"")
             async with bus.watch("k"):
                 server.stop()
+                calls = bus._publisher._call
                 nursery.start_soon(bus.publish, "k", b"")
                 nursery.start_soon(bus.latest, "k")
-                await trio.sleep(0.1)
+                await until(lambda: bus._publisher._call > calls and bus._queries.sent)
                 start = time.monotonic()
                 nursery.cancel_scope.cancel()
         took = time.monotonic() - start
@@ -74,10 +82,9 @@ async def test_leaving_while_it_reconnects(server: RedisServer, fault: str) -> N
                 proxy.to_target.swallow()
                 proxy.to_client.swallow()
             proxy.cut()
-            with trio.fail_after(10):
-                while bus.statistics().connected:  # noqa: ASYNC110, nobody tells
-                    await trio.sleep(0.01)
-            await trio.sleep(0.1)
+            await until(lambda: not bus.statistics().connected)
+            if fault == "swallowed":
+                await until(lambda: proxy.statistics().connections)
             start = time.monotonic()
         assert time.monotonic() - start < 1
 

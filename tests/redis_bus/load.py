@@ -118,10 +118,12 @@ async def publish_until(stop: trio.Event, bus: WatchBus, name: str, account: Acc
             account.unknown += datas
         except BusUnavailableError:
             account.refused += datas
+            # No faster than somebody would who was refused.
             await trio.sleep(0.02)
         else:
             for item, identifier, data in zip(batch, ids, datas, strict=True):
                 account.stored.append((key, len(item) == 3 and item[2], identifier, data))
+        # The load's pace, which leaves the machine time for what is tested.
         await trio.sleep(0.001)
 
 
@@ -220,7 +222,7 @@ Strike = Callable[[Account], Awaitable[None]]
 async def stored_more(account: Account, count: int = 30) -> None:
     """Wait until as many more messages were acknowledged."""
     wanted = len(account.stored) + count
-    while len(account.stored) < wanted:  # noqa: ASYNC110, nobody tells
+    while len(account.stored) < wanted:  # noqa: ASYNC110, nobody tells; `under_load` has a deadline
         await trio.sleep(0.005)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from redis_bus.load import Account, under_load
+from redis_bus.load import Account, stored_more, under_load
 from redis_bus.servers import everywhere, running
 
 pytestmark = pytest.mark.timeout(90)
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.timeout(90)
 async def test_no_fault(kind: str, processes: int) -> None:
     """Without a fault nothing is lost."""
 
-    async def nothing(_: Account) -> None:
-        await trio.sleep(0.3)
+    async def nothing(account: Account) -> None:
+        await stored_more(account, 100)
 
     with running(kind) as server:
         counts = await under_load(server.url, processes, nothing)
@@ -32,6 +32,7 @@ async def test_killed_and_restarted_with_an_append_only_file(
 
     async def kill(_: Account) -> None:
         server.kill()
+        # So long it is not there.
         await trio.sleep(0.1)
         await trio.to_thread.run_sync(server.start)
 

@@ -6,6 +6,7 @@ import pytest
 import trio
 from redis_bus.load import Account, stored_more, under_load
 from redis_bus.servers import everywhere, running
+from served import until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -66,6 +67,7 @@ async def test_eviction(kind: str, processes: int) -> None:
         server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
         for _ in range(30):
             server.call("CONFIG", "SET", "maxmemory", 1)
+            # So long it evicts.
             await trio.sleep(0.01)
             server.call("CONFIG", "SET", "maxmemory", 0)
             await stored_more(account, 3)
@@ -82,8 +84,7 @@ async def test_out_of_memory(kind: str, processes: int) -> None:
 
     async def fill(account: Account) -> None:
         server.call("CONFIG", "SET", "maxmemory", 1)
-        while len(account.refused) < 10:  # noqa: ASYNC110, nobody tells
-            await trio.sleep(0.01)
+        await until(lambda: len(account.refused) >= 10)
         server.call("CONFIG", "SET", "maxmemory", 0)
 
     with running(kind) as server:

@@ -8,6 +8,7 @@ import pytest
 import trio
 from redis_bus.load import Account, stored_more, under_load
 from redis_bus.servers import RedisServer, running
+from served import until
 
 from trio_watchbus.testing import FaultProxy
 
@@ -61,6 +62,7 @@ async def test_half_open(kept: RedisServer, processes: int) -> None:
     async def swallow(account: Account) -> None:
         proxy.to_target.swallow()
         proxy.to_client.swallow()
+        # So long nothing comes through.
         await trio.sleep(0.2)
         proxy.to_target.release()
         proxy.to_client.release()
@@ -106,8 +108,7 @@ async def test_refused_for_longer_than_a_publish_waits(kept: RedisServer, proces
     async def refuse(account: Account) -> None:
         proxy.refuse()
         proxy.cut()
-        while not account.refused:  # noqa: ASYNC110, nobody tells
-            await trio.sleep(0.01)
+        await until(lambda: account.refused)
         proxy.accept()
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
@@ -127,6 +128,7 @@ async def test_replies_dropped_for_longer_than_a_publish_waits(
     async def drop(account: Account) -> None:
         for _ in range(3):
             proxy.to_client.swallow()
+            # So long nothing comes through: longer than a publish waits.
             await trio.sleep(0.6)
             proxy.to_client.release()
             proxy.cut()

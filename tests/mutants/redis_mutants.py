@@ -11,6 +11,7 @@ READING = (
     "tests/redis_bus/test_conformance.py::test_fake",
     "tests/redis_bus/test_faults_data.py",
 )
+FAILOVER = ("tests/redis_bus/test_faults_failover.py",)
 PUBLISHING = (
     "tests/redis_bus/test_joining.py",
     "tests/redis_bus/test_publishing.py",
@@ -76,9 +77,23 @@ MUTANTS = [
     Mutant(
         "a log that is behind what was read goes unnoticed",
         READER,
-        "        if state.facts.newest < last:\n",
+        "        if state.facts.newest < max(last, self._newest):\n",
         "        if False:\n",
         READING,
+    ),
+    Mutant(
+        "a log that is behind what was to be read goes unnoticed by the reader",
+        READER,
+        "        if state.facts.newest < max(last, self._newest):\n",
+        "        if state.facts.newest < last:\n",
+        FAILOVER,
+    ),
+    Mutant(
+        "what was acknowledged and is undone goes unnoticed by the publisher",
+        SCRIPT,
+        "  if 0 < done and done < answered and held.epoch == when then\n",
+        "  if false then\n",
+        FAILOVER,
     ),
     Mutant(
         "a log with another entry in the place of the last goes unnoticed",
@@ -389,6 +404,13 @@ MUTANTS = [
         BUS,
         "            mirror.withdraw(watch)\n            raise\n",
         "            raise\n",
+        WATCHING,
+    ),
+    Mutant(
+        "of more keys under a prefix than are asked for at once some have no history",
+        BUS,
+        "            if len(page) < _PAGE:\n",
+        "            if True:\n",
         WATCHING,
     ),
     Mutant(

@@ -104,6 +104,26 @@ def test_a_table_says_what_was_lost_and_leaves_out_what_is_not_known() -> None:
     assert len(head) == len(line)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "cpu", "share"), [(0.0001, 0.01, "-"), (0.49, 0.3, "-"), (2.0, 1.5, "75%")]
+)
+def test_the_share_of_a_processor_is_left_out_of_a_short_run(
+    seconds: float, cpu: float, share: str
+) -> None:
+    """It is measured in hundredths of a second, so a short run would take thousands of percent."""
+    figures = Figures(
+        bench="sse",
+        load=a_load(),
+        expected=1,
+        delivered=1,
+        seconds=seconds,
+        latency=None,
+        cpu=cpu,
+        memory=None,
+    )
+    assert as_table([figures]).split()[-2] == share
+
+
 def test_a_frame_of_a_client_is_masked_and_short() -> None:
     assert masked_text(b"hi") == b"\x81\x82\0\0\0\0hi"
     with pytest.raises(ValueError, match="126 bytes"):

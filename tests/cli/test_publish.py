@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 import trio
 from command import WATCHBUS, command, running
+from redis_bus.servers import free_port
 from served import served, until
 
 from trio_watchbus import InMemoryWatchBus
@@ -169,6 +170,7 @@ async def test_a_signal_ends_it_without_a_traceback(number: int, status: int) ->
         (["a\n", "x"], "control character"),
         (["--prefix", "a\x7f", "x"], "control character"),
         (["a", "x", "--bus", "nonsense"], "no bus has such a URL"),
+        (["a", "x", "--bus", "memory://"], "nobody else sees it"),
         (["a", b"\xff"], "UTF-8"),
     ],
     ids=lambda value: str(value)[:30],
@@ -192,6 +194,13 @@ async def test_without_a_server_it_says_what_to_do(data: str) -> None:
     assert "refused" in ended.err
     assert "--bus" in ended.err
     assert ended.err.count("\n") == 1
+
+
+async def test_without_a_redis_it_says_what_to_do() -> None:
+    """In one sentence, though what redis-py says is one by itself."""
+    ended = await command("publish", "a", "x", "--bus", f"redis://127.0.0.1:{free_port()}")
+    assert ended.status == 1
+    assert ended.err.endswith("refused; start it, or name another with --bus\n")
 
 
 async def test_a_server_that_goes_away_for_good_is_said() -> None:

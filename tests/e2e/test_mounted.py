@@ -104,6 +104,24 @@ async def test_every_request_meets_what_the_application_asks(place: str) -> None
         server.stop.set()
 
 
+async def test_two_buses_on_one_application() -> None:
+    """Each blueprint gets a name of its own; without one, the second is refused."""
+    buses = InMemoryWatchBus(), InMemoryWatchBus()
+    app = QuartTrio(__name__)
+    for name, bus in zip(("first", "second"), buses, strict=True):
+        app.register_blueprint(watchbus_blueprint(bus), url_prefix=f"/{name}", name=name)
+    for name, bus in zip(("first", "second"), buses, strict=True):
+        response = await app.test_client().post(f"/{name}/publish?key=a", data=name.encode())
+        assert (await response.get_json())["id"] == bus.position
+        message = await bus.latest("a")
+        assert message is not None
+        assert message.data == name.encode()
+    unnamed = QuartTrio(__name__)
+    unnamed.register_blueprint(watchbus_blueprint(buses[0]), url_prefix="/first")
+    with pytest.raises(ValueError, match="name"):
+        unnamed.register_blueprint(watchbus_blueprint(buses[1]), url_prefix="/second")
+
+
 async def test_a_whole_application() -> None:
     """`create_app` gives one that any Trio server of ASGI applications can run."""
     bus = InMemoryWatchBus()

@@ -19,6 +19,15 @@ from trio_watchbus.web._listen import Bind, open_socket, url_of
         (WebOptions, {"max_keys": 0}, ValueError),
         (WebOptions, {"max_batch_messages": -1}, ValueError),
         (WebOptions, {"allowed_hosts": "a"}, TypeError),
+        (WebOptions, {"allowed_origins": ["foo"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["https://shop.example", ""]}, ValueError),
+        (WebOptions, {"allowed_origins": ["*"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["null"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["shop.example:80"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["ftp://shop.example"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["https://shop.example/"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["https://me@shop.example"]}, ValueError),
+        (WebOptions, {"allowed_origins": ["https://shop.example:"]}, ValueError),
         (ServerOptions, {"heartbeat": 0}, ValueError),
         (ServerOptions, {"write_timeout": 0}, ValueError),
         (ServerOptions, {"grace": -1}, ValueError),
@@ -33,6 +42,14 @@ def test_options_out_of_range(
     """They are refused where they are made, by name."""
     with pytest.raises(error, match=next(iter(options))):
         kind(**options)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://shop.example", "HTTP://localhost:8080", "http://[::1]:80", "https://[::1]"]
+)
+def test_an_origin(origin: str) -> None:
+    """A scheme and a host, with or without a port."""
+    assert WebOptions(allowed_origins=[origin]).allowed_origins == [origin]
 
 
 @pytest.mark.parametrize(

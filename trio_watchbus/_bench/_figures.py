@@ -99,6 +99,10 @@ class Figures:
         return self.delivered / self.seconds if self.seconds > 0 else 0.0
 
 
+_SHARED_SECONDS = 0.5
+"""Seconds that a run takes of which the share of a processor is shown: Linux counts in hundredths
+of one, and the process is asked a little before and after the run."""
+
 _COLUMNS = (
     *("bench", "clients", "keys", "bytes", "rate", "delivered", "lost", "per second"),
     *("p50 ms", "p90 ms", "p99 ms", "max ms", "CPU", "memory"),
@@ -133,6 +137,6 @@ def _cells(row: Figures) -> tuple[str, ...]:
         f"{row.expected - row.delivered:,}",
         f"{row.per_second:,.0f}",
         *("-" if time is None else f"{time * 1000:.2f}" for time in times),
-        "-" if row.cpu is None or not row.seconds else f"{row.cpu / row.seconds:.0%}",
+        "-" if row.cpu is None or row.seconds < _SHARED_SECONDS else f"{row.cpu / row.seconds:.0%}",
         "-" if row.memory is None else f"{row.memory / 2**20:,.0f} MiB",
     )

@@ -47,6 +47,11 @@ def open_bus(bus_url: str, token: str | None) -> AbstractAsyncContextManager[Wat
     Raises:
         click.UsageError: there is none.
     """
+    if bus_url.lower().startswith("memory:"):
+        raise click.UsageError(
+            "--bus: a bus in memory is this process's own, and nobody else sees it: watchbus serve"
+            f" serves one, at {DEFAULT_BUS} unless told"
+        )
     options = {} if token is None else {"token": token}
     try:
         return open_watchbus(bus_url, **options)
@@ -79,7 +84,9 @@ def run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
     except PublishUnknownError as error:
         raise CommandError(one_line(error)) from None
     except BusUnavailableError as error:
-        raise CommandError(f"{one_line(error)}; start it, or name another with --bus") from None
+        # What a backend says may be a sentence of its own.
+        reason = one_line(error).rstrip(".")
+        raise CommandError(f"{reason}; start it, or name another with --bus") from None
     except (WatchBusError, ValueError, OSError, trio.BrokenResourceError) as error:
         # A served bus tells by a ValueError what its limits do not let it do.
         raise CommandError(one_line(error)) from None

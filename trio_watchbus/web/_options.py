@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
+
+# As browsers send it in the header: nothing else would ever be equal to one.
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,12 @@ class WebOptions:
         for name in ("allowed_hosts", "allowed_origins"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a collection of str; put the one into a list")
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "one of the allowed_origins (--allowed-origin) is no origin: it must be"
+                    f" scheme://host or scheme://host:port, as https://shop.example, not {origin!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,7 +203,8 @@ class WatchBusBlueprint(Blueprint):
 def watchbus_blueprint(bus: WatchBus, options: WebOptions | None = None) -> Blueprint:
     """Return the routes ``/sse``, ``/ws``, ``/publish``, ``/healthz`` and ``/readyz`` of `bus`.
 
-    They are a blueprint, to register on any Quart-Trio application.
+    They are a blueprint, to register on any Quart-Trio application; of several on one, each needs a
+    name of its own: ``app.register_blueprint(routes, url_prefix="/other", name="other")``.
 
     Args:
         bus: the bus that is served; it stays the caller's to close.

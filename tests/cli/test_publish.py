@@ -127,6 +127,7 @@ async def test_on_a_terminal_the_progress_is_shown_when_it_is_long() -> None:
         async def type_lines(stdin: trio.abc.SendStream) -> None:
             while not shown.is_set():
                 await stdin.send_all(b"line\n" * 10)
+                # The pace of what comes in.
                 await trio.sleep(0.01)
             await stdin.aclose()
 

@@ -263,9 +263,11 @@ async def workers_of(server: Running, port: int, count: int) -> list[int]:
 async def gone(process: int) -> None:
     """Return once a process has ended."""
     with trio.fail_after(SECONDS), contextlib.suppress(ProcessLookupError):
-        while True:
-            os.kill(process, 0)
-            await trio.sleep(0.01)
+        descriptor = os.pidfd_open(process)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 async def test_workers_share_a_socket_and_a_bus(redis_url: str) -> None:

@@ -492,6 +492,23 @@ async def test_what_alone_is_left_of_an_old_numbering_makes_room(
         assert latest.data == b"new"
 
 
+@pytest.mark.parametrize("name", ["keys", "recent"])
+async def test_the_names_of_keys_heal(server: RedisServer, name: str) -> None:
+    """Where one of the sets of names was evicted, prefixes and bounds hold again soon."""
+    async with open_redis_watchbus(server.url, retention=Retention(keys=5)) as bus:
+        await bus.publish_many([(f"key-{number}", b"") for number in range(4)])
+        server.call("DEL", f"watchbus:{name}")
+        await bus.publish("key-3", b"newest")
+        async with bus.subscribe_prefix("key-", history=1) as watch:
+            with trio.fail_after(5):
+                got = [(await watch.receive()).key for _ in range(4)]
+        assert got == [f"key-{number}" for number in range(4)]
+        await bus.publish_many([(f"other-{number}", b"") for number in range(4)])
+        kept = sorted(server.call("KEYS", "watchbus:key:*"))
+        assert kept == [b"watchbus:key:key-3", *(b"watchbus:key:other-%d" % n for n in range(4))]
+        assert server.call("ZCARD", "watchbus:recent") == server.call("ZCARD", "watchbus:keys") == 5
+
+
 async def test_nothing_is_kept_of_keys_where_nothing_shall_be(server: RedisServer) -> None:
     """With `per_key` or `keys` 0 there is the log alone."""
     for retention in (Retention(per_key=0), Retention(keys=0)):

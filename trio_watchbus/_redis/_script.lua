@@ -103,8 +103,8 @@ local function answer(held, ...)
   return { held.epoch, whole(held.start), whole(held.seq), ... }
 end
 
--- publish EPOCH PUBLISHER CALL ANSWERED WHEN UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER, then
--- for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
+-- publish EPOCH PUBLISHER CALL ANSWERED WHEN UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER,
+-- then for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
 --
 -- Answers with one word for each publish: `id`, or `id*count` with the first one's id, of what it
 -- or the one before under its idempotency key got; `!WRONGTYPE` where it alone is refused.
@@ -274,12 +274,16 @@ local function publish()
 
   -- Reads that fail where one of these is of another type.
   local mark = call('LINDEX', MARKS, -1)
-  local kept = call('ZCARD', RECENT)
-  call('ZCARD', NAMES)
+  local kept, named = call('ZCARD', RECENT), call('ZCARD', NAMES)
 
   local held = facts() or begin(candidate)
   if 0 < done and done < answered and held.epoch == when then
     replace(held, candidate)
+  end
+  if kept ~= named then
+    -- One of them was evicted, or deleted by somebody: the other has the names.
+    kept = call('ZUNIONSTORE', RECENT, 2, RECENT, NAMES, 'AGGREGATE', 'MAX')
+    call('ZUNIONSTORE', NAMES, 1, RECENT, 'WEIGHTS', 0)
   end
   local now = whole(milliseconds())
   local written = false
@@ -508,7 +512,7 @@ local function probe()
     { 'ZADD', name, '0', 'a' }, { 'ZCARD', name }, { 'ZSCORE', name, 'a' },
     { 'ZRANGE', name, '0', '-1' }, { 'ZREVRANGE', name, '0', '0' },
     { 'ZRANGEBYSCORE', name, '-inf', '0' }, { 'ZRANGEBYLEX', name, '-', '+' },
-    { 'ZREM', name, 'b' }, { 'ZPOPMIN', name }, { 'DEL', name },
+    { 'ZUNIONSTORE', name, '1', name }, { 'ZREM', name, 'b' }, { 'ZPOPMIN', name }, { 'DEL', name },
     { 'XADD', name, '1-0', 'a', 'b' }, { 'XRANGE', name, '-', '+' },
     { 'XREVRANGE', name, '+', '-' }, { 'XINFO', 'STREAM', name }, { 'XTRIM', name, 'MINID', '2-0' },
     { 'DEL', name },

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import trio
+
 LossReason = Literal["trimmed", "epoch", "future"]
 
 
@@ -116,3 +118,10 @@ class PublishUnknownError(BusUnavailableError):
     def __init__(self, message: str, *, idempotency_key: str) -> None:
         super().__init__(message)
         self.idempotency_key = idempotency_key
+
+
+def broken_by(failure: BaseException) -> trio.BrokenResourceError:
+    """Return a new error that says that the bus failed for good, caused by `failure`."""
+    broken = trio.BrokenResourceError("the bus failed for good; see the cause")
+    broken.__cause__ = failure
+    return broken

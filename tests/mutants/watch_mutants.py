@@ -246,8 +246,8 @@ MUTANTS = [
     ),
     mutant(
         "a failure has no cause",
-        DISPATCHER,
-        "            broken.__cause__ = self._failure\n",
+        "_errors.py",
+        "    broken.__cause__ = failure\n",
         "",
     ),
     mutant(

@@ -6,7 +6,7 @@ from itertools import chain
 
 import trio
 
-from .._errors import HistoryLostError, WatchLaggedError
+from .._errors import HistoryLostError, WatchLaggedError, broken_by
 from .._message import Message, Position
 from .._request import WatchRequest
 from .._retention import Retention
@@ -190,9 +190,7 @@ class Dispatcher:
     def ending(self) -> Exception:
         """Return a new error that says why no more messages come."""
         if self._failure is not None:
-            broken = trio.BrokenResourceError("the bus failed for good; see the cause")
-            broken.__cause__ = self._failure
-            return broken
+            return broken_by(self._failure)
         return trio.EndOfChannel("the bus was closed")
 
     def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:

@@ -14,7 +14,7 @@ from trio.lowlevel import checkpoint
 
 from .._backoff import Backoff
 from .._core._watch import BufferedWatch
-from .._errors import BusUnavailableError, HistoryLostError
+from .._errors import BusUnavailableError, HistoryLostError, broken_by
 from .._keys import check_key, check_prefix
 from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
 from .._request import WatchRequest
@@ -326,9 +326,7 @@ class RedisWatchBus(WatchBus):
 
     def _ending(self) -> Exception:
         if self._failure is not None:
-            broken = trio.BrokenResourceError("the bus failed for good; see the cause")
-            broken.__cause__ = self._failure
-            return broken
+            return broken_by(self._failure)
         return trio.ClosedResourceError("this bus is closed")
 
     # Publishing

@@ -22,6 +22,7 @@ from .._errors import (
     InvalidPositionError,
     MessageTooLargeError,
     WatchLaggedError,
+    broken_by,
 )
 from .._keys import check_key, check_prefix
 from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
@@ -293,9 +294,7 @@ class RemoteWatchBus(WatchBus):
     def _ending(self) -> Exception | None:
         """Return what is raised once the bus has ended, or None while it has not."""
         if self._failure is not None:
-            broken = trio.BrokenResourceError("the bus failed for good; see the cause")
-            broken.__cause__ = self._failure
-            return broken
+            return broken_by(self._failure)
         return trio.ClosedResourceError("this bus is closed") if self._closed else None
 
     def _check_open(self) -> None:

@@ -10,7 +10,7 @@ import trio
 
 from .. import _protocol as protocol
 from .._core._watch import BufferedWatch
-from .._errors import HistoryLostError, WatchLaggedError
+from .._errors import HistoryLostError, WatchLaggedError, broken_by
 from .._message import Message, Position
 from .._request import WatchRequest
 
@@ -194,9 +194,7 @@ class Feed:
     def ending(self) -> Exception:
         if self.failure is None:
             return trio.EndOfChannel("the bus was closed")
-        broken = trio.BrokenResourceError("the bus failed for good; see the cause")
-        broken.__cause__ = self.failure
-        return broken
+        return broken_by(self.failure)
 
     def unregister(self, watch: BufferedWatch) -> None:  # noqa: ARG002
         self._waiting.clear()

@@ -105,3 +105,10 @@ def soak(session: nox.Session) -> None:
     """Open and close many watches and connections, and show that nothing is left."""
     install(session, "test", "benchmarks")
     session.run("python", "tests/soak/run.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheel"])
+def load(session: nox.Session) -> None:
+    """Serve a thousand clients of which some misbehave, and thousands that idle; measure it."""
+    install(session)
+    session.run("python", "tests/load/run.py")

@@ -271,6 +271,7 @@ def check(accounts: Iterable[Account]) -> Counter[str]:
     known = {data for _, _, _, data in stored} | {
         data for account in accounts for data in account.unknown
     }
+    forks = _forks(accounts)
     counts = Counter(stored=len(stored), refused=len(refused))
     counts["unknown"] = sum(len(account.unknown) for account in accounts)
     for account in accounts:
@@ -284,13 +285,18 @@ def check(accounts: Iterable[Account]) -> Counter[str]:
             assert set(datas) <= known | {END}, "nobody published it"
             counts["lost"] += len(seen.events) - len(datas)
             counts["seen"] += len(datas)
-            _check_order(seen, stored, _forks(stored))
+            _check_order(seen, stored, forks)
     return counts
 
 
-def _forks(stored: list[tuple[str, bool, str, str]]) -> dict[str, int]:
+def _forks(accounts: list[Account]) -> dict[str, int]:
     """Return the lowest number that was given twice, for each epoch in which one was."""
-    given = Counter(split(identifier) for _, _, identifier, _ in stored)
+    # Of what was stored and undone before its answer came, only who saw it knows.
+    known = {(i, data) for account in accounts for _, _, i, data in account.stored}
+    for account in accounts:
+        for seen in account.seen:
+            known.update(event for event in seen.events if event[0] != LOST)
+    given = Counter(split(identifier) for identifier, _ in known)
     twice = sorted((place for place, count in given.items() if count > 1), reverse=True)
     return dict(twice)
 
@@ -306,7 +312,8 @@ def _check_order(
     stretch: list[tuple[str, str]] = []
     last: tuple[str, int] | None = None
     missed = ""
-    for event in [*seen.events, (LOST, "")]:
+    # At the end nothing is lost: what was undone has to be told before.
+    for event in [*seen.events, (LOST, "0")]:
         if event[0] != LOST:
             stretch.append(event)
             continue

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,49 +187,67 @@ class Publisher:
         self._connection.close()
 
 
-def serve_crowd(crowd: Crowd, *arguments: str) -> Outcome:
-    """Serve a crowd, and return what came of it.
+class _Served:
+    """A crowd with a server of its own, and one who publishes there."""
 
-    Args:
-        crowd: the clients and messages.
-        arguments: further ones of ``watchbus serve``.
-    """
-    with ExitStack() as stack:
-        serving = stack.enter_context(server(*arguments))
-        bad = (
-            stack.enter_context(clients_of(serving, "misbehave", crowd.bad)) if crowd.bad else None
-        )
-        good = stack.enter_context(clients_of(serving, "watch", crowd.good))
-        publisher = stack.enter_context(closing(Publisher(serving, crowd.size)))
+    def __init__(self, crowd: Crowd, arguments: Sequence[str], stack: ExitStack) -> None:
+        self._crowd = crowd
+        self._server = stack.enter_context(server(*arguments))
+        self._bad = stack.enter_context(clients_of(self._server, "misbehave", crowd.bad))
+        self._good = stack.enter_context(clients_of(self._server, "watch", crowd.good))
+        self._publisher = stack.enter_context(closing(Publisher(self._server, crowd.size)))
         # Some answers come before the watch is open: it is published until each client had one.
-        ready = Thread(target=good.hear, daemon=True)
+        ready = Thread(target=self._good.hear, daemon=True)
         ready.start()
         while ready.is_alive():
-            publisher.publish()
+            self._publisher.publish()
             ready.join(crowd.pause)
-        begin = publisher.last
-        sockets = serving.sockets()
-        due = time.monotonic()
-        for number in range(crowd.messages):
-            if bad is not None and number == crowd.messages // 4:
-                bad.tell("vanish")
-            due += crowd.pause
-            time.sleep(max(0.0, due - time.monotonic()))
-            publisher.publish()
-        good.tell(f"until {publisher.last}")
-        result = json.loads(good.hear())
-        gone = crowd.good + _cut_surely(crowd)
+        self._before = self._publisher.last
+        self._sockets = self._server.sockets()
+
+    def publish(self) -> None:
+        """Publish the next message; a while after the first, some of the bad ones leave."""
+        self._publisher.publish()
+        if self._publisher.last - self._before == self._crowd.messages // 4:
+            self._bad.tell("vanish")
+
+    def outcome(self) -> Outcome:
+        """Wait until all have had all, and return what came of it."""
+        self._good.tell(f"until {self._publisher.last}")
+        result = json.loads(self._good.hear())
+        wanted = self._sockets - self._crowd.good - _cut_surely(self._crowd)
         deadline = time.monotonic() + _SECONDS
-        while serving.sockets() > sockets - gone and time.monotonic() < deadline:
+        while self._server.sockets() > wanted and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert result["first"] <= begin
+        assert result["first"] <= self._before
         return Outcome(
             complete=result["complete"],
             faults=result["faults"],
-            cut=sockets - serving.sockets() - crowd.good,
-            delays=sorted(delay for number, delay in result["delays"] if number > begin),
-            peak=memory(serving.pid, highest=True),
+            cut=self._sockets - self._server.sockets() - self._crowd.good,
+            delays=sorted(delay for number, delay in result["delays"] if number > self._before),
+            peak=memory(self._server.pid, highest=True),
         )
+
+
+def serve_crowds(crowds: Sequence[Crowd], *arguments: str) -> list[Outcome]:
+    """Serve crowds, each by a server of its own, and return what came of each.
+
+    All at the same time, but with a message to one after the other, as otherwise what else the
+    machine does could be taken for a difference between them.
+
+    Args:
+        crowds: the clients and messages; of as many messages and as long pauses as the first.
+        arguments: further ones of ``watchbus serve``.
+    """
+    with ExitStack() as stack:
+        all_served = [_Served(crowd, arguments, stack) for crowd in crowds]
+        due = time.monotonic()
+        for _ in range(crowds[0].messages):
+            for served in all_served:
+                due += crowds[0].pause / len(crowds)
+                time.sleep(max(0.0, due - time.monotonic()))
+                served.publish()
+        return [served.outcome() for served in all_served]
 
 
 def _cut_surely(crowd: Crowd) -> int:

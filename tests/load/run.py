@@ -1,6 +1,6 @@
 """Serves a thousand clients of which some misbehave, and thousands that idle, and measures it.
 
-Takes some minutes. Fails where a client misses a message, where the bad ones slow the others down,
+Takes two minutes. Fails where a client misses a message, where the bad ones slow the others down,
 and where the server takes more memory than it should or does not end in good order.
 """
 
@@ -13,14 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from load.crowd import Crowd, Outcome, assert_served, clients_of, serve_crowd, server
+from load.crowd import Crowd, assert_served, clients_of, serve_crowds, server
 
 from trio_watchbus._bench._usage import memory
 
 GOOD, BAD = 800, 200
-MESSAGES, PAUSE, SIZE = 60, 0.2, 4000
-ROUNDS = 3
-"""Runs with and without the bad clients, in turn: what else the machine does is not even."""
+MESSAGES, PAUSE, SIZE = 100, 0.5, 4000
 
 CEILING = 120 * 2**20
 """Bytes of memory with a thousand clients: a fifth more than it takes."""
@@ -39,32 +37,21 @@ SPARE = 2.0
 HEARTBEAT = 5.0
 
 
-def measure(bad: int) -> Outcome:
-    """Serve the good clients and so many bad ones, and print what came of it."""
-    crowd = Crowd(GOOD, bad, MESSAGES, PAUSE, SIZE)
-    outcome = serve_crowd(crowd, "--write-timeout", "2")
-    print(
-        f"{GOOD} clients beside {bad:3} bad ones: each message came once to {outcome.complete},"
-        f" median {_milliseconds(outcome, 0.5)}, p99 {_milliseconds(outcome, 0.99)},"
-        f" {outcome.cut} bad ones cut or gone, peak {outcome.peak / 2**20:.0f} MiB",
-        flush=True,
-    )
-    assert_served(crowd, outcome, CEILING)
-    return outcome
-
-
-def _milliseconds(outcome: Outcome, share: float) -> str:
-    return f"{outcome.quantile(share) * 1000:.0f} ms"
-
-
 def compare_crowds() -> None:
     """Show that bad clients are no other client's trouble."""
-    rounds = [(measure(0), measure(BAD)) for _ in range(ROUNDS)]
-    for share in (0.5, 0.99):
-        # The best of each, which other processes disturbed least.
-        without, beside = (
-            min(o.quantile(share) for o in each) for each in zip(*rounds, strict=True)
+    crowds = [Crowd(GOOD, bad, MESSAGES, PAUSE, SIZE) for bad in (0, BAD)]
+    outcomes = serve_crowds(crowds, "--write-timeout", "2")
+    for crowd, outcome in zip(crowds, outcomes, strict=True):
+        print(
+            f"{GOOD} clients beside {crowd.bad} bad ones: each message once to {outcome.complete},"
+            f" median {outcome.quantile(0.5) * 1000:.0f} ms,"
+            f" p99 {outcome.quantile(0.99) * 1000:.0f} ms,"
+            f" {outcome.cut} bad ones cut or gone, peak {outcome.peak / 2**20:.0f} MiB",
+            flush=True,
         )
+        assert_served(crowd, outcome, CEILING)
+    for share in (0.5, 0.99):
+        without, beside = (outcome.quantile(share) for outcome in outcomes)
         assert beside <= max(SLOWER * without, FLOOR), f"{beside:.3f} s instead of {without:.3f} s"
 
 

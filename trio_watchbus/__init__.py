@@ -16,7 +16,8 @@ from ._errors import (
 from ._memory import InMemoryWatchBus
 from ._message import Message
 from ._open import open_watchbus
-from ._redis._bus import RedisWatchBus, open_redis_watchbus
+from ._redis._bus import RedisWatchBus
+from ._redis._open import open_redis_watchbus
 from ._remote._bus import RemoteWatchBus
 from ._remote._open import open_remote_watchbus
 from ._retention import Retention

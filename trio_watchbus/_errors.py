@@ -125,3 +125,20 @@ def broken_by(failure: BaseException) -> trio.BrokenResourceError:
     broken = trio.BrokenResourceError("the bus failed for good; see the cause")
     broken.__cause__ = failure
     return broken
+
+
+def raise_what_ended(error: BaseException | None, failure: BaseException | None) -> None:
+    """Raise what the body of a bus ended with, or else what the bus failed with for good.
+
+    Args:
+        error: what the body raised, or None.
+        failure: what the bus failed with, or None. It comes before the body's error where that
+            only says so, as `broken_by` does.
+    """
+    if failure is not None and (
+        error is None
+        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
+    ):
+        raise failure
+    if error is not None:
+        raise error

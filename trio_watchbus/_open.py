@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from ._memory import InMemoryWatchBus
-from ._redis._bus import open_redis_watchbus
+from ._redis._open import open_redis_watchbus
 from ._remote._open import open_remote_watchbus
 from .abc import WatchBus
 

@@ -34,6 +34,8 @@ LINE = "_redis/_line.py"
 INDEX = "_redis/_index.py"
 MIRROR = "_redis/_mirror.py"
 BUS = "_redis/_bus.py"
+OPEN = "_redis/_open.py"
+PAST = "_redis/_past.py"
 CONNECTION = "_redis/_connection.py"
 SCRIPT = "_redis/_script.lua"
 
@@ -408,7 +410,7 @@ MUTANTS = [
     ),
     Mutant(
         "of more keys under a prefix than are asked for at once some have no history",
-        BUS,
+        PAST,
         "            if len(page) < _PAGE:\n",
         "            if True:\n",
         WATCHING,
@@ -422,7 +424,7 @@ MUTANTS = [
     ),
     Mutant(
         "a log with a hole is resumed from",
-        BUS,
+        PAST,
         "            if not runs or runs[0][0] != number + 1:\n",
         "            if not runs:\n",
         (*WATCHING, *READING),
@@ -437,14 +439,14 @@ MUTANTS = [
     # Leaving
     Mutant(
         "a bus that is left keeps its connections",
-        BUS,
+        OPEN,
         "        for link in bus._links:\n            link.disconnect()\n",
         "        pass\n",
         WATCHING,
     ),
     Mutant(
         "a bus that is closed goes on working",
-        BUS,
+        OPEN,
         "            bus._stop()\n            nursery.cancel_scope.cancel()\n",
         "            nursery.cancel_scope.cancel()\n",
         WATCHING,

@@ -33,7 +33,7 @@ async def test_cut(kept: RedisServer, processes: int, reset: bool) -> None:
 
     async def cut(account: Account) -> None:
         for _ in range(10):
-            assert proxy.cut(reset=reset)
+            await until(lambda: proxy.cut(reset=reset))
             await stored_more(account, 5)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, final
 
@@ -14,33 +12,25 @@ from trio.lowlevel import checkpoint
 
 from .._backoff import Backoff
 from .._core._watch import BufferedWatch
-from .._errors import BusUnavailableError, HistoryLostError, broken_by
+from .._errors import BusUnavailableError, broken_by
 from .._keys import check_key, check_prefix
-from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
+from .._message import Message, check_data, check_publication
 from .._request import WatchRequest
 from .._retention import Retention
 from .._statistics import RedisBusStatistics
 from ..abc import Publication, WatchBus
 from ._index import Index
-from ._layout import Facts, Names, read_log, read_stream
+from ._layout import Facts, Names, read_stream
 from ._line import PAUSES
 from ._mirror import Mirror
+from ._past import Past
 from ._publisher import BYTES_A_WEIGHT, Publisher, Publishing
 from ._queries import Queries
 from ._reader import Reader
 from ._trouble import HopelessError, TroubleError
 
 if TYPE_CHECKING:
-    import redis
-
     from ._connection import Link
-
-_READ_TIMEOUT = 3.0
-"""Seconds in which Redis has to answer the reader, which it asks to wait for less than one."""
-
-_LONGEST_ANSWER = 5.0
-"""Seconds in which Redis has to answer anything else, so that it is asked again on another
-connection; a third of the time that callers wait where that is less."""
 
 _FAREWELL_SECONDS = 0.3
 """How long leaving the bus waits until Redis has taken this process out of the index; after that
@@ -48,73 +38,6 @@ its lease ends by itself."""
 
 _MESSAGES_A_BATCH = 100_000
 """Messages in one batch: Redis stores so many in about a second, in which it does nothing else."""
-
-_PAGE = 500
-"""Entries, streams or names that are asked for at once: a trip for each would take ten times as
-long, and the answer to more would hold others up."""
-
-
-def open_redis_watchbus(
-    url_or_client: str | redis.Redis,
-    *,
-    namespace: str = "watchbus",
-    retention: Retention | None = None,
-    max_message_size: int = MAX_MESSAGE_SIZE,
-    publish_timeout: float = 10.0,
-) -> AbstractAsyncContextManager[RedisWatchBus]:
-    """Return a bus over Redis 6.2 or newer, or Valkey, to be entered with ``async with``.
-
-    Any number of processes may open it; all that use one namespace of one database share it. Each
-    has three connections and one thread that reads, however many watches there are. Opening it
-    reads the tail of the log into memory, so that clients that come back resume without Redis.
-
-    While Redis cannot be reached, watches wait and publishes are retried; it reconnects by
-    itself. What heals only by other settings (a wrong password, a missing permission, a name
-    that holds something else) ends the watches with `trio.BrokenResourceError`, cancels the body
-    of the ``async with``, and is raised there as a `BusUnavailableError`. Leaving it takes less
-    than a second, whatever Redis does.
-
-    Args:
-        url_or_client: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` likewise over
-            TLS, ``unix:///path``; or a `redis.Redis` client, one from
-            `redis.sentinel.Sentinel.master_for` included: the bus makes connections of its own
-            in the same way, and leaves the client's pool alone.
-        namespace: what the names of all its keys in Redis start with; ``{watchbus}`` puts them
-            into one slot of a cluster.
-        retention: how much of the past it keeps; give all processes the same.
-        max_message_size: bytes of data that one message may have, at least 1.
-        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
-            opening a watch, and asking for something.
-
-    Raises:
-        ImportError: redis-py is not installed.
-        TypeError: an argument is of the wrong type.
-        ValueError: the URL is none, the client has ``decode_responses=True``, or another argument
-            is out of range.
-        BusUnavailableError: on entering: Redis cannot be reached within `publish_timeout`
-            seconds, or refuses; it says what.
-    """
-    try:
-        from ._connection import connection_maker  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "a bus over Redis needs redis-py: pip install 'trio-watchbus[redis]'"
-        ) from error
-    if max_message_size < 1:
-        raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
-    if not publish_timeout > 0:
-        raise ValueError(f"publish_timeout must be above 0 s, not {publish_timeout}")
-    name = f"watchbus-{token_hex(6)}"
-    answer_timeout = min(_LONGEST_ANSWER, publish_timeout / 3)
-    bus = RedisWatchBus(
-        connection_maker(url_or_client, timeout=_READ_TIMEOUT, name=name),
-        connection_maker(url_or_client, timeout=answer_timeout, name=name),
-        names=Names(namespace),
-        retention=Retention() if retention is None else retention,
-        max_message_size=max_message_size,
-        timeout=publish_timeout,
-    )
-    return _opened(bus)
 
 
 @final
@@ -144,6 +67,7 @@ class RedisWatchBus(WatchBus):
         # These two take turns on one connection.
         self._queries = Queries(*query, timeout)
         self._index = Index(*query, timeout, names=names, process=self._process)
+        self._past = Past(self._queries, names)
         self._lines = (self._publisher, self._queries, self._index)
         self._reader: Reader[Mirror] = Reader(
             *read,
@@ -273,7 +197,7 @@ class RedisWatchBus(WatchBus):
         try:
             await function()
         except HopelessError as trouble:
-            self._end(_hopeless(trouble))
+            self._end(refused_for_good(trouble))
         except Exception as error:
             # What a task asked for when the bus was closed.
             if self._closed:
@@ -376,7 +300,7 @@ class RedisWatchBus(WatchBus):
             elif request.after is None or request.after.sequence >= self._mirror.oldest.sequence:
                 return self._mirror.register(request, request.after)
             else:
-                earlier, after = await self._older(request, request.after, facts)
+                earlier, after = await self._past.older(request, request.after, facts, self._mirror)
                 return self._mirror.register_after(request, earlier, after)
 
     async def _register_with_history(self, request: WatchRequest) -> BufferedWatch | None:
@@ -389,7 +313,7 @@ class RedisWatchBus(WatchBus):
         watch = mirror.register(request)
         watch.fall_behind(mirror.journal.last)
         try:
-            watch.load(await self._history(request, mirror.journal.last))
+            watch.load(await self._past.history(request, mirror.journal.last))
         except BaseException:
             mirror.withdraw(watch)
             raise
@@ -400,119 +324,9 @@ class RedisWatchBus(WatchBus):
             watch.catch_up()
         return watch
 
-    async def _history(self, request: WatchRequest, newest: int) -> list[Message]:
-        """Return the newest messages, up to number `newest`, of each key that `request` covers."""
-        keys = dict.fromkeys(request.keys)
-        for prefix in request.prefixes:
-            keys.update(dict.fromkeys(await self._kept_keys(prefix)))
-        found: list[Message] = []
-        for at in range(0, len(keys), _PAGE):
-            page = list(islice(keys, at, at + _PAGE))
-            streams = await self._queries.ask(
-                [
-                    ("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", request.history)
-                    for key in page
-                ],
-                len(page),
-            )
-            for key, entries in zip(page, streams, strict=True):
-                found += read_stream(key, entries)
-        numbered = [(Position.parse(message.id).sequence, message) for message in found]
-        return [
-            message
-            for number, message in sorted(numbered, key=lambda item: item[0])
-            # What is newer comes from the journal.
-            if number <= newest
-        ]
 
-    async def _kept_keys(self, prefix: str) -> list[str]:
-        """Return the keys under `prefix` of which messages are kept."""
-        found: list[str] = []
-        start, end = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
-        while True:
-            [page] = await self._queries.ask(
-                [("ZRANGEBYLEX", self._names.keys, start, end, "LIMIT", 0, _PAGE)]
-            )
-            found += [name.decode() for name in page]
-            if len(page) < _PAGE:
-                return found
-            start = b"(" + page[-1]
-
-    async def _older(
-        self, request: WatchRequest, after: Position, facts: Facts
-    ) -> tuple[list[Message], Position]:
-        """Return the matching messages after `after`, up to a position that the journal holds.
-
-        Raises:
-            HistoryLostError: they are not all in the log.
-        """
-        self._check_epoch(after, facts)
-        found: list[Message] = []
-        number = after.sequence
-        while number < self._mirror.oldest.sequence:
-            entries, then = await self._queries.ask(
-                [
-                    ("XRANGE", self._names.log, f"{number + 1}-0", "+", "COUNT", _PAGE),
-                    ("HMGET", self._names.meta, "epoch", "start", "seq"),
-                ]
-            )
-            if not all(then):
-                raise HistoryLostError("epoch", str(self._mirror.oldest))
-            # Asked for after the entries, so that these are of its epoch.
-            self._check_epoch(after, Facts.read(*then))
-            runs = read_log(entries, after.epoch).runs
-            if not runs or runs[0][0] != number + 1:
-                oldest = Position(after.epoch, runs[0][0] - 1) if runs else self._mirror.oldest
-                raise HistoryLostError("trimmed", str(oldest))
-            _, messages = runs[0]
-            found += request.select(messages)
-            number += len(messages)
-        return found, Position(after.epoch, number)
-
-    def _check_epoch(self, after: Position, facts: Facts) -> None:
-        if after.epoch != facts.epoch:
-            raise HistoryLostError("epoch", str(self._mirror.oldest))
-        if after.sequence < facts.start:
-            raise HistoryLostError("trimmed", str(Position(facts.epoch, facts.start)))
-
-
-@asynccontextmanager
-async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
-    """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
-    error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bus._stop_when_cancelled)
-            try:
-                await bus._start(nursery)
-                bus._opening.cancel()
-                try:
-                    with bus._body:
-                        yield bus
-                finally:
-                    await bus._leave()
-                    bus.close()
-            except HopelessError as trouble:
-                error = _hopeless(trouble)
-            except BaseException as raised:  # noqa: BLE001
-                error = raised
-            bus._stop()
-            nursery.cancel_scope.cancel()
-    finally:
-        # Also where a cancel from outside is raised at the nursery's end.
-        for link in bus._links:
-            link.disconnect()
-    failure = bus._failure
-    if failure is not None and (
-        error is None
-        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
-    ):
-        raise failure
-    if error is not None:
-        raise error
-
-
-def _hopeless(trouble: HopelessError) -> BusUnavailableError:
+def refused_for_good(trouble: HopelessError) -> BusUnavailableError:
+    """Return what is raised where Redis refuses for good."""
     error = BusUnavailableError(f"Redis refuses, and will until its settings change: {trouble}")
     error.__cause__ = trouble
     return error

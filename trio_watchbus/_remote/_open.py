@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
+from .._errors import raise_what_ended
 from ._address import Address
 from ._bus import RemoteWatchBus
 
@@ -100,14 +101,7 @@ async def _opened(bus: RemoteWatchBus) -> AsyncIterator[RemoteWatchBus]:
             error = raised
             bus.close()
         nursery.cancel_scope.cancel()
-    failure = bus._failure
-    if failure is not None and (
-        error is None
-        or (isinstance(error, trio.BrokenResourceError) and error.__cause__ is failure)
-    ):
-        raise failure
-    if error is not None:
-        raise error
+    raise_what_ended(error, bus._failure)
 
 
 def _bearer(token: str) -> bytes:

@@ -42,8 +42,9 @@ _MESSAGE = re.compile(rb"<([0-9]{7}) ([0-9]{15})")
 _MESSAGE_SIZE = 24
 
 _PONG = bytes([0x8A, 0x80, 0, 0, 0, 0])
-_PONG_SECONDS = 5.0
-"""How often to give a sign of life over WebSocket, so that nobody has to be asked for one."""
+_PONG_SECONDS = 2.0
+"""How often to give a sign of life over WebSocket, asked or not: well within the time that a server
+waits for it."""
 
 _GOOD_END = re.compile(
     rb'\r\nretry: [0-9]+\nevent: end\ndata: {"reason":"shutdown"}\n\n\r\n0\r\n\r\n\Z'
@@ -104,7 +105,7 @@ class Connection:
             self.fault = self.fault or f"broken: {error}"
             return
         if not data:
-            self.fault = self.fault or "ended"
+            self.fault = self.fault or f"ended after {self.last}"
         self._take(data)
 
     def _take(self, data: bytes) -> None:
@@ -123,7 +124,7 @@ class Connection:
         self._tail = data[max(end, len(data) - _MESSAGE_SIZE + 1) :]
 
     def say_alive(self) -> None:
-        """Give a sign of life, where the server would ask for one."""
+        """Give a sign of life, where the server asks for one."""
         if self.is_websocket:
             with suppress(OSError):
                 self.socket.send(_PONG)

@@ -263,7 +263,7 @@ def assert_served(crowd: Crowd, outcome: Outcome, ceiling: int) -> None:
         outcome: what came of them.
         ceiling: bytes of memory that the server may have had.
     """
-    assert outcome.faults == []
+    assert outcome.faults == [], outcome.faults
     assert outcome.complete == crowd.good
     assert len(outcome.delays) == crowd.good * crowd.messages
     assert outcome.cut >= _cut_surely(crowd)

@@ -74,6 +74,21 @@ class Account:
     refused: list[str] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # No field, as it is not written.
+        self._progress = trio.lowlevel.ParkingLot()
+
+    def store(self, key: str, is_prefix: bool, identifier: str, data: str) -> None:
+        """Take note of a message that was acknowledged."""
+        self.stored.append((key, is_prefix, identifier, data))
+        self._progress.unpark_all()
+
+    async def stored_more(self, count: int) -> None:
+        """Wait until as many more messages were acknowledged."""
+        wanted = len(self.stored) + count
+        while len(self.stored) < wanted:
+            await self._progress.park()
+
     @classmethod
     def parse(cls, text: str) -> Account:
         """Read what a process wrote."""
@@ -122,7 +137,7 @@ async def publish_until(stop: trio.Event, bus: WatchBus, name: str, account: Acc
             await trio.sleep(0.02)
         else:
             for item, identifier, data in zip(batch, ids, datas, strict=True):
-                account.stored.append((key, len(item) == 3 and item[2], identifier, data))
+                account.store(key, len(item) == 3 and item[2], identifier, data)
         # The load's pace, which leaves the machine time for what is tested.
         await trio.sleep(0.001)
 
@@ -219,13 +234,6 @@ async def process(url: str, name: str, publish_timeout: float = 10.0) -> AsyncIt
 Strike = Callable[[Account], Awaitable[None]]
 
 
-async def stored_more(account: Account, count: int = 30) -> None:
-    """Wait until as many more messages were acknowledged."""
-    wanted = len(account.stored) + count
-    while len(account.stored) < wanted:  # noqa: ASYNC110, nobody tells; `under_load` has a deadline
-        await trio.sleep(0.005)
-
-
 async def under_load(
     url: str, processes: int, strike: Strike, *, publish_timeout: float = 10.0
 ) -> Counter[str]:
@@ -238,9 +246,9 @@ async def under_load(
         ]
         async with open_redis_watchbus(url, publish_timeout=publish_timeout) as bus:
             async with load(bus, "own") as account:
-                await stored_more(account)
+                await account.stored_more(30)
                 await strike(account)
-                await stored_more(account)
+                await account.stored_more(30)
                 for other in others:
                     other.stop_publishing()
             assert bus.statistics().connected

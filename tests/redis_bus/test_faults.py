@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from redis_bus.load import Account, stored_more, under_load
+from redis_bus.load import Account, under_load
 from redis_bus.servers import everywhere, running
 
 pytestmark = pytest.mark.timeout(90)
@@ -15,7 +15,7 @@ async def test_no_fault(kind: str, processes: int) -> None:
     """Without a fault nothing is lost."""
 
     async def nothing(account: Account) -> None:
-        await stored_more(account, 100)
+        await account.stored_more(100)
 
     with running(kind) as server:
         counts = await under_load(server.url, processes, nothing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from redis_bus.load import Account, stored_more, under_load
+from redis_bus.load import Account, under_load
 from redis_bus.servers import everywhere, running
 from served import until
 
@@ -23,7 +23,7 @@ async def test_log_taken_away(kind: str, processes: int, command: tuple[str | in
     async def take(account: Account) -> None:
         for _ in range(50):
             server.call(*command)
-            await stored_more(account, 2)
+            await account.stored_more(2)
 
     with running(kind) as server:
         await under_load(server.url, processes, take)
@@ -36,7 +36,7 @@ async def test_everything_flushed(kind: str, processes: int) -> None:
     async def flush(account: Account) -> None:
         for _ in range(3):
             server.call("FLUSHALL")
-            await stored_more(account)
+            await account.stored_more(30)
 
     with running(kind) as server:
         counts = await under_load(server.url, processes, flush)
@@ -70,7 +70,7 @@ async def test_eviction(kind: str, processes: int) -> None:
             # So long it evicts.
             await trio.sleep(0.01)
             server.call("CONFIG", "SET", "maxmemory", 0)
-            await stored_more(account, 3)
+            await account.stored_more(3)
         server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
     with running(kind) as server:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 import trio
-from redis_bus.load import Account, stored_more, under_load
+from redis_bus.load import Account, under_load
 from redis_bus.servers import RedisServer, everywhere, in_step, running
 
 from trio_watchbus import WatchLaggedError, open_redis_watchbus
@@ -23,7 +23,7 @@ async def publish_apart(server: RedisServer, account: Account, count: int) -> No
     async with open_redis_watchbus(server.url) as bus:
         ids = await bus.publish_many([("a", data.encode()) for data in datas])
     for identifier, data in zip(ids, datas, strict=True):
-        account.stored.append(("a", False, identifier, data))
+        account.store("a", False, identifier, data)
 
 
 @everywhere
@@ -35,7 +35,7 @@ async def test_failover_to_a_replica_that_lagged(
 
     async def fail_over(account: Account) -> None:
         replication.to_client.hold()
-        await stored_more(account, 60)
+        await account.stored_more(60)
         master.stop()
         replica.call("REPLICAOF", "NO", "ONE")
         if overtakes:

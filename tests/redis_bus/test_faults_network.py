@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
-from redis_bus.load import Account, stored_more, under_load
+from redis_bus.load import Account, under_load
 from redis_bus.servers import RedisServer, running
 from served import until
 
@@ -34,7 +34,7 @@ async def test_cut(kept: RedisServer, processes: int, reset: bool) -> None:
     async def cut(account: Account) -> None:
         for _ in range(10):
             await until(lambda: proxy.cut(reset=reset))
-            await stored_more(account, 5)
+            await account.stored_more(5)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(f"redis://127.0.0.1:{proxy.port}", processes, cut)
@@ -48,7 +48,7 @@ async def test_replies_dropped(kept: RedisServer, processes: int) -> None:
     async def drop(account: Account) -> None:
         for _ in range(20):
             await proxy.lose_reply()
-            await stored_more(account, 5)
+            await account.stored_more(5)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(f"redis://127.0.0.1:{proxy.port}", processes, drop)
@@ -66,7 +66,7 @@ async def test_half_open(kept: RedisServer, processes: int) -> None:
         await trio.sleep(0.2)
         proxy.to_target.release()
         proxy.to_client.release()
-        await stored_more(account)
+        await account.stored_more(30)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(f"redis://127.0.0.1:{proxy.port}", processes, swallow)
@@ -79,7 +79,7 @@ async def test_slow(kept: RedisServer, processes: int) -> None:
 
     async def slow_down(account: Account) -> None:
         proxy.to_target.delay = proxy.to_client.delay = 0.05
-        await stored_more(account, 20)
+        await account.stored_more(20)
         proxy.to_target.delay = proxy.to_client.delay = 0
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
@@ -93,7 +93,7 @@ async def test_one_byte_at_a_time(kept: RedisServer, processes: int) -> None:
 
     async def crumble(account: Account) -> None:
         proxy.to_target.piece_size = proxy.to_client.piece_size = 1
-        await stored_more(account, 20)
+        await account.stored_more(20)
         proxy.to_target.piece_size = proxy.to_client.piece_size = None
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
@@ -132,7 +132,7 @@ async def test_replies_dropped_for_longer_than_a_publish_waits(
             await trio.sleep(0.6)
             proxy.to_client.release()
             proxy.cut()
-            await stored_more(account)
+            await account.stored_more(30)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(

@@ -58,8 +58,8 @@ class RedisBusStatistics(BusStatistics):
         connected_since: when the reader last connected, in seconds since 1970, UTC; None while it
             is not connected.
         reconnects: how often the reader has connected again since the bus was opened.
-        behind: messages that Redis is known to have and that were not handed on yet; as of the
-            last read.
+        behind: messages that Redis is known to have and that were not handed on to the watches yet,
+            as of the last read; 0 while nobody watches, when nothing is read.
         skipped_entries: entries in the log that were none of a bus's, and were passed over.
     """
 

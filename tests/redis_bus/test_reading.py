@@ -56,6 +56,27 @@ async def test_a_jump_is_a_loss_of_its_size(server: RedisServer) -> None:
         assert (message.id, message.data) == (after, b"after")
 
 
+async def test_what_came_while_it_was_cut_off_is_received_however_little_it_holds(
+    server: RedisServer,
+) -> None:
+    """Who watches is given more than the journal has room for, as it is in the log."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(
+            f"redis://127.0.0.1:{proxy.port}", retention=Retention(messages=5)
+        ) as bus,
+        open_redis_watchbus(server.url) as other,
+        bus.watch("k") as watch,
+    ):
+        await other.publish("k", b"before")
+        assert await receive(watch, 1) == [b"before"]
+        proxy.refuse()
+        proxy.cut()
+        await other.publish_many(numbered(50))
+        proxy.accept()
+        assert await receive(watch, 50) == [b"%d" % number for number in range(50)]
+
+
 async def test_a_lost_end_is_told_without_a_further_message(server: RedisServer) -> None:
     """Messages that were last in the log, and are gone, are told although nothing follows."""
     async with (

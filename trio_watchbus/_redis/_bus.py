@@ -138,7 +138,7 @@ class RedisWatchBus(WatchBus):
 
     @property
     def position(self) -> str:
-        return str(self._mirror.position)
+        return str(self._reader.position)
 
     def statistics(self) -> RedisBusStatistics:
         mirror, reader = self._mirror, self._reader
@@ -190,7 +190,8 @@ class RedisWatchBus(WatchBus):
         nursery.start_soon(self._work)
         with trio.move_on_at(deadline):
             await self._reader.runs.wait()
-            await self._reader.reach(facts)
+            with self._reader.awake():
+                await self._reader.reach(facts)
 
     async def _guard(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a background task; its failure is the bus's."""
@@ -274,7 +275,7 @@ class RedisWatchBus(WatchBus):
     async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
         facts = await self._index.enter(request.keys)
         try:
-            with trio.fail_after(self._timeout):
+            with trio.fail_after(self._timeout), self._reader.awake():
                 return await self._register(request, facts)
         except trio.TooSlowError:
             self._index.leave(request.keys)

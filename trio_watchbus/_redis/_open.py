@@ -38,8 +38,9 @@ def open_redis_watchbus(
     """Return a bus over Redis 6.2 or newer, or Valkey, to be entered with ``async with``.
 
     Any number of processes may open it; all that use one namespace of one database share it. Each
-    has three connections and one thread that reads, however many watches there are. Opening it
-    reads the tail of the log into memory, so that clients that come back resume without Redis.
+    has three connections and one thread that reads, however many watches there are; while there
+    are none, it reads nothing. Opening it reads the tail of the log into memory, so that clients
+    that come back resume without Redis.
 
     While Redis cannot be reached, watches wait and publishes are retried; it reconnects by
     itself. What heals only by other settings (a wrong password, a missing permission, a name

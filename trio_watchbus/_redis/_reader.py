@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ from trio.lowlevel import checkpoint
 
 from .._backoff import Backoff
 from .._core._dispatcher import Dispatcher
+from .._message import Position
 from .._retention import Retention
 from ._layout import Command, Facts, Names, Page, number_of, read_log
 from ._line import PAUSES
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
 D = TypeVar("D", bound=Dispatcher)
 
-_BLOCK_MILLISECONDS = 500
-"""How long Redis lets a read wait. At the end of a quiet one the reader looks whether the log is
-still the one that it knows, so that a flush is noticed within this time."""
+_QUIET_SECONDS = 0.5
+"""How long Redis lets a read wait, and how long the reader rests. After that it looks whether the
+log is still the one that it knows, so that a flush is noticed within this time."""
 
 _PAGE_BYTES = 1024 * 1024
 """Bytes of data that one read is to give: much for one trip, little to hold beside the journal."""
@@ -58,6 +60,10 @@ class Reader(Generic[D]):
     on again: if that differs, or is gone while older ones are there, or the numbering is behind
     it, history was rewritten (by a flush, or a failover to a replica that lacked something). Then
     the first process that sees it has the epoch replaced, and each tells its watches.
+
+    While nobody watches it rests: a process that only publishes, one of hundreds maybe, would read
+    what all of them publish for nothing. It only asks where the log is then. When somebody comes
+    it reads on from where it was, or from as far back as it would begin.
 
     Attributes:
         dispatcher: where messages go; there once `start` is through.
@@ -93,12 +99,23 @@ class Reader(Generic[D]):
         self._newest = 0
         self._entries = _PAGE_ENTRIES
         self._progress = trio.Event()
+        # How many need what is in the log, beside the watches.
+        self._needed = 0
+        self._wake = trio.Event()
         self.runs = trio.Event()
 
     @property
     def behind(self) -> int:
-        """How many messages Redis is known to have that were not handed on yet."""
-        return max(0, self._newest - self.dispatcher.journal.last)
+        """How many messages Redis is known to have that were not handed on to who watches yet."""
+        return max(0, self._newest - self.dispatcher.journal.last) if self.dispatcher.watches else 0
+
+    @property
+    def position(self) -> Position:
+        """Where the log is, as far as this process knows; what was handed on, if to anyone."""
+        position = self.dispatcher.position
+        if self.dispatcher.watches or self._newest < position.sequence:
+            return position
+        return Position(position.epoch, self._newest)
 
     async def start(self) -> Facts:
         """Connect, and find where to begin: far enough back to fill the journal.
@@ -128,8 +145,18 @@ class Reader(Generic[D]):
                 self._link.disconnect()
             await backoff.pause()
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it read during this block, although nobody watches yet."""
+        self._needed += 1
+        self._wake.set()
+        try:
+            yield
+        finally:
+            self._needed -= 1
+
     async def reach(self, facts: Facts) -> bool:
-        """Wait until everything up to `facts` was handed on.
+        """Wait until everything up to `facts` was handed on; only while it is kept `awake`.
 
         Returns:
             False where they are of another epoch than the log is now, and so are out of date.
@@ -144,7 +171,19 @@ class Reader(Generic[D]):
             await self._progress.wait()
             waited = True
 
+    def _rests(self) -> bool:
+        return not (self.dispatcher.watches or self._needed)
+
     # In Trio, for the thread
+
+    async def _rest(self) -> bool:
+        """Wait until somebody needs what is in the log; return whether that took a while."""
+        self._wake = trio.Event()
+        if not self._rests():
+            return False
+        with trio.move_on_after(_QUIET_SECONDS) as quiet:
+            await self._wake.wait()
+        return quiet.cancelled_caught
 
     def _connected(self) -> None:
         self.runs.set()
@@ -170,6 +209,9 @@ class Reader(Generic[D]):
         epoch, start, newest = state.facts
         if epoch != self.dispatcher.epoch:
             self._lose(epoch, start, None)
+        tail = newest - self._retention.messages
+        if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
+            self._lose(epoch, tail, 0)
         self._newest = newest
         self._advance()
 
@@ -245,8 +287,11 @@ class Reader(Generic[D]):
         trio.from_thread.run_sync(self._connected)
         backoff.reset()
         while True:
-            page, facts = self._read()
-            if trio.from_thread.run(self._take_page, page, facts):
+            if self._rests():
+                look = trio.from_thread.run(self._rest)
+            else:
+                look = trio.from_thread.run(self._take_page, *self._read())
+            if look:
                 self._agree()
 
     def _agree(self) -> None:
@@ -274,7 +319,9 @@ class Reader(Generic[D]):
     def _read(self) -> tuple[Page, Facts | None]:
         """Read a page, waiting for it if nothing is known to be there, and the facts after it."""
         block = (
-            () if self._newest > self.dispatcher.journal.last else ("BLOCK", _BLOCK_MILLISECONDS)
+            ()
+            if self._newest > self.dispatcher.journal.last
+            else ("BLOCK", int(_QUIET_SECONDS * 1000))
         )
         streams, facts = replies = self._link.exchange(
             ("XREAD", "COUNT", self._entries, *block, "STREAMS", self._names.log, self._cursor),

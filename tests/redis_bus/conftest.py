@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from redis_bus.servers import RedisServer, binaries, running
+from redis_bus.servers import KINDS, RedisServer, running
 
 
-@pytest.fixture(scope="module", params=sorted(binaries()))
+@pytest.fixture(scope="module", params=KINDS)
 def any_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server of each kind in turn, without persistence, shared by a module's tests."""
     with running(request.param) as server:

@@ -46,8 +46,11 @@ def binaries() -> dict[str, Path]:
     return {name: path for name, path in found.items() if path is not None}
 
 
+KINDS = sorted(binaries() if "TRIO_WATCHBUS_TEST_ONE_SERVER" not in os.environ else ["valkey"])
+"""The kinds that a test of the bus is repeated on."""
+
 everywhere = pytest.mark.parametrize(
-    ("kind", "processes"), [*((kind, 1) for kind in sorted(binaries())), ("valkey", 2)]
+    ("kind", "processes"), [*((kind, 1) for kind in KINDS), ("valkey", 2)]
 )
 """On each kind of server with one process, and on one kind with two."""
 

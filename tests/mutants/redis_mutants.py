@@ -161,6 +161,13 @@ MUTANTS = [
         READING,
     ),
     Mutant(
+        "who rests does not know what it published itself",
+        "_redis/_bus.py",
+        "            known = max(known, stored)\n",
+        "            pass\n",
+        ("tests/redis_bus/test_resting.py",),
+    ),
+    Mutant(
         "a long rest ends with all that nobody read",
         READER,
         "            self._lose(epoch, tail, 0)\n",

@@ -27,9 +27,11 @@ def reads(server: RedisServer) -> int:
 
 async def test_who_only_publishes_reads_nothing(server: RedisServer) -> None:
     """It knows where the log is all the same, and is not behind what nobody waits for."""
-    async with open_redis_watchbus(server.url) as bus:
+    async with open_redis_watchbus(server.url) as bus, open_redis_watchbus(server.url) as other:
         server.call("CONFIG", "RESETSTAT")
         [*_, last] = await bus.publish_many(BATCH)
+        assert bus.position == last
+        last = await other.publish("k", b"")
         await until_at(bus, last)
         assert reads(server) == 0
         statistics = bus.statistics()
@@ -42,13 +44,13 @@ async def test_who_only_publishes_reads_nothing(server: RedisServer) -> None:
 
 
 async def test_it_rests_again_when_the_last_watch_is_gone(server: RedisServer) -> None:
-    async with open_redis_watchbus(server.url) as bus:
+    async with open_redis_watchbus(server.url) as bus, open_redis_watchbus(server.url) as other:
         async with bus.watch("a"), bus.watch("b"):
             pass
         # It ends the read that was under way.
         await until(lambda: server.call("INFO", "clients")["blocked_clients"] == 0)
         server.call("CONFIG", "RESETSTAT")
-        last = await bus.publish("a", b"")
+        last = await other.publish("a", b"")
         await until_at(bus, last)
         assert reads(server) == 0
 
@@ -121,7 +123,7 @@ async def test_who_comes_does_not_wait_for_the_rest_to_end(
 
 async def test_a_position_never_goes_back(server: RedisServer) -> None:
     """Neither when somebody comes, and the rest is read, nor when they have left."""
-    async with open_redis_watchbus(server.url) as bus:
+    async with open_redis_watchbus(server.url) as bus, open_redis_watchbus(server.url) as other:
         start = bus.position
         positions = [int(start.partition("-")[2])]
 
@@ -132,8 +134,8 @@ async def test_a_position_never_goes_back(server: RedisServer) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(note)
-            for _ in range(3):
-                [*_, last] = await bus.publish_many(BATCH)
+            for publisher in (bus, other, other):
+                [*_, last] = await publisher.publish_many(BATCH)
                 await until_at(bus, last)
                 async with bus.watch("k", after=start) as watch:
                     with trio.fail_after(20):

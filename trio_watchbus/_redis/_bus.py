@@ -138,7 +138,11 @@ class RedisWatchBus(WatchBus):
 
     @property
     def position(self) -> str:
-        return str(self._reader.position)
+        known, stored = self._reader.position, self._publisher.stored
+        # The reader, which rests, has yet to hear of it.
+        if not self._mirror.watches and stored.epoch == known.epoch:
+            known = max(known, stored)
+        return str(known)
 
     def statistics(self) -> RedisBusStatistics:
         mirror, reader = self._mirror, self._reader

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from .._errors import BusUnavailableError, PublishUnknownError
+from .._message import Position
 from .._retention import Retention
 from ._layout import Command, Names
 from ._line import Job, Line
@@ -48,6 +49,9 @@ class Publisher(Line[Publishing, list[str]]):
     Who was told that the fate of a publish is unknown was also told a key under which it can be
     published again. What became of the call is still in Redis as long as no further one was made;
     the next call says that it was given up, and has that kept under these keys.
+
+    Attributes:
+        stored: the position of the newest message of this process that was stored.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Publisher(Line[Publishing, list[str]]):
         self._command: Command = ()
         # The newest call that was answered, and in which epoch.
         self._answered = (0, "")
+        self.stored = Position("", 0)
         self._unsettled = False
         self._process = process
         self._names = names
@@ -109,7 +114,13 @@ class Publisher(Line[Publishing, list[str]]):
             # Somebody published one of them again, under the key for that, before this was done.
             return [BusUnavailableError("this publish was given up; it was not stored")] * len(asks)
         # Nearly all are ids as they stand.
-        return [_ids(word) if "*" in word or "!" in word else [word] for word in words]
+        answers = [_ids(word) if "*" in word or "!" in word else [word] for word in words]
+        if isinstance(answers[-1], list):
+            stored = Position.parse(answers[-1][-1])
+            # A retry is answered with what was stored the first time.
+            if stored.epoch != self.stored.epoch or stored > self.stored:
+                self.stored = stored
+        return answers
 
     def unanswered(self, job: Job[Publishing, list[str]], error: Exception) -> Exception:
         if not self.sent or job not in self._group:

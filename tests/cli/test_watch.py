@@ -80,6 +80,9 @@ async def test_what_is_lost_is_told_and_it_goes_on() -> None:
         url = f"http://127.0.0.1:{proxy.port}"
         async with running("watch", "a", "--bus", url) as process:
             await watched(server)
+            # So that it knows that it watches: before that, nothing is missed.
+            await bus.publish("a", b"before")
+            assert await process.line() == b"before"
             proxy.refuse()
             proxy.cut()
             assert "lost the connection" in await process.error_line()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 import trio
 
 from trio_watchbus import InMemoryWatchBus
+from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left
 from trio_watchbus.web import ServerOptions, serve
 
@@ -33,6 +34,11 @@ async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(SECONDS):
         while not condition():  # noqa: ASYNC110, what is waited for tells nobody
             await trio.sleep(0.002)
+
+
+async def until_at(bus: WatchBus, position: str) -> None:
+    """Return once this process is at a position of its bus, or knows of it, if nobody watches."""
+    await until(lambda: bus.position == position)
 
 
 def resident_size() -> int:

@@ -126,6 +126,20 @@ MUTANTS = [
         READING,
     ),
     Mutant(
+        "the reader says that it is never behind",
+        READER,
+        "if self.dispatcher.watches else 0\n",
+        "if False else 0\n",
+        READING,
+    ),
+    Mutant(
+        "that it connected again is not counted",
+        READER,
+        "            self.reconnects += 1\n",
+        "",
+        READING,
+    ),
+    Mutant(
         "the log is read although nobody watches",
         READER,
         "        return not (self.dispatcher.watches or self._needed)\n",
@@ -148,9 +162,9 @@ MUTANTS = [
     ),
     Mutant(
         "a position goes back when somebody comes",
-        READER,
-        "        if self.dispatcher.watches or self._newest < position.sequence:\n",
-        "        if self._needed or self._newest < position.sequence:\n",
+        "_redis/_bus.py",
+        "        if not self._mirror.watches:\n",
+        "        if self._reader._rests():\n",
         ("tests/redis_bus/test_resting.py",),
     ),
     Mutant(
@@ -163,8 +177,8 @@ MUTANTS = [
     Mutant(
         "who rests does not know what it published itself",
         "_redis/_bus.py",
-        "            known = max(known, stored)\n",
-        "            pass\n",
+        "(self._reader.newest, self._publisher.stored)",
+        "(self._reader.newest,)",
         ("tests/redis_bus/test_resting.py",),
     ),
     Mutant(

@@ -8,23 +8,17 @@ import pytest
 import trio
 import trio.testing
 from redis_bus.servers import RedisServer
-from served import until
+from served import until, until_at
 
 from trio_watchbus import (
     BusUnavailableError,
     Message,
-    RedisWatchBus,
     Retention,
     WatchLaggedError,
     open_redis_watchbus,
 )
 from trio_watchbus._redis._connection import Link
 from trio_watchbus._redis._layout import Command
-
-
-async def until_at(bus: RedisWatchBus, position: str) -> None:
-    """Return once this process has read up to a position."""
-    await until(lambda: bus.position == position)
 
 
 async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_before(

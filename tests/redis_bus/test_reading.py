@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
 import pytest
 import trio
 from redis_bus.servers import RedisServer
+from served import until
 
 from trio_watchbus import (
     HistoryLostError,
+    RedisWatchBus,
     Retention,
     WatchLaggedError,
     open_redis_watchbus,
 )
-from trio_watchbus.abc import Publication, Watch
+from trio_watchbus.abc import Publication, Watch, WatchBus
 from trio_watchbus.testing import FaultProxy
 
 
@@ -34,11 +40,17 @@ async def lag(watch: Watch) -> WatchLaggedError:
     return caught.value
 
 
-async def test_a_jump_is_a_loss_of_its_size(server: RedisServer) -> None:
-    """Messages that were taken out of the log before they were read are told, to the number."""
+@asynccontextmanager
+async def cut_off(
+    server: RedisServer, retention: Retention | None = None
+) -> AsyncIterator[tuple[FaultProxy, RedisWatchBus, Watch, WatchBus]]:
+    """A proxy that refuses, behind it a bus with a watch on all, and a bus that has no fault.
+
+    The watch has received all that was published so far.
+    """
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", retention=retention) as bus,
         open_redis_watchbus(server.url) as other,
         bus.subscribe_prefix("") as watch,
     ):
@@ -46,6 +58,12 @@ async def test_a_jump_is_a_loss_of_its_size(server: RedisServer) -> None:
         assert await receive(watch, 1) == [b"before"]
         proxy.refuse()
         proxy.cut()
+        yield proxy, bus, watch, other
+
+
+async def test_a_jump_is_a_loss_of_its_size(server: RedisServer) -> None:
+    """Messages that were taken out of the log before they were read are told, to the number."""
+    async with cut_off(server) as (proxy, _, watch, other):
         await other.publish_many(numbered(7))
         server.call("DEL", "watchbus:log")
         after = await other.publish("k", b"after")
@@ -60,21 +78,33 @@ async def test_what_came_while_it_was_cut_off_is_received_however_little_it_hold
     server: RedisServer,
 ) -> None:
     """Who watches is given more than the journal has room for, as it is in the log."""
-    async with (
-        FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(
-            f"redis://127.0.0.1:{proxy.port}", retention=Retention(messages=5)
-        ) as bus,
-        open_redis_watchbus(server.url) as other,
-        bus.watch("k") as watch,
-    ):
-        await other.publish("k", b"before")
-        assert await receive(watch, 1) == [b"before"]
-        proxy.refuse()
-        proxy.cut()
+    async with cut_off(server, Retention(messages=5)) as (proxy, _, watch, other):
         await other.publish_many(numbered(50))
         proxy.accept()
         assert await receive(watch, 50) == [b"%d" % number for number in range(50)]
+
+
+async def test_the_statistics_say_how_far_the_reader_is_behind(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is connected again it knows how much it has to read; in the end, nothing is left."""
+    async with cut_off(server) as (proxy, bus, watch, other):
+        reader = bus._reader
+        take_page = reader._take_page
+        behind = []
+
+        async def take_page_and_look(*page: Any) -> bool:
+            behind.append(bus.statistics().behind)
+            return await take_page(*page)
+
+        monkeypatch.setattr(reader, "_take_page", take_page_and_look)
+        await other.publish_many(numbered(50))
+        await until(lambda: not bus.statistics().connected)
+        proxy.accept()
+        await receive(watch, 50)
+        await until(lambda: bus.statistics().behind == 0)
+        assert behind[0] == 50
+        assert bus.statistics().reconnects == 1
 
 
 async def test_a_lost_end_is_told_without_a_further_message(server: RedisServer) -> None:

@@ -94,9 +94,7 @@ class RedisWatchBus(WatchBus):
         return f"<RedisWatchBus at {self.position}: {state}>"
 
     async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
-        # As in memory: keys that were published to lately are known to be good.
-        if key not in self._reader.dispatcher.routes:
-            check_key(key)
+        check_key(key)
         if type(data) is not bytes or len(data) > self.max_message_size:
             data = check_data(data, self.max_message_size)
         if idempotency_key is not None:
@@ -138,11 +136,14 @@ class RedisWatchBus(WatchBus):
 
     @property
     def position(self) -> str:
-        known, stored = self._reader.position, self._publisher.stored
-        # The reader, which rests, has yet to hear of it.
-        if not self._mirror.watches and stored.epoch == known.epoch:
-            known = max(known, stored)
-        return str(known)
+        position = self._mirror.position
+        if not self._mirror.watches:
+            # Nothing is handed on while the reader rests: what it heard last, or what was stored
+            # from here since.
+            for known in (self._reader.newest, self._publisher.stored):
+                if known.epoch == position.epoch:
+                    position = max(position, known)
+        return str(position)
 
     def statistics(self) -> RedisBusStatistics:
         mirror, reader = self._mirror, self._reader

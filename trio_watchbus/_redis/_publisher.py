@@ -67,8 +67,8 @@ class Publisher(Line[Publishing, list[str]]):
         super().__init__(link, limiter, timeout)
         self._call = 0
         self._command: Command = ()
-        # The newest call that was answered, and in which epoch.
-        self._answered = (0, "")
+        # The newest call that was answered.
+        self._answered = 0
         self.stored = Position("", 0)
         self._unsettled = False
         self._process = process
@@ -91,7 +91,8 @@ class Publisher(Line[Publishing, list[str]]):
             command: list[bytes | str | int] = [
                 *self._names.script("publish", token_hex(6), self._process),
                 self._call,
-                *self._answered,
+                self._answered,
+                self.stored.epoch,
                 int(self._unsettled),
                 *self._settings,
             ]
@@ -108,8 +109,7 @@ class Publisher(Line[Publishing, list[str]]):
             raise reply
         self._unsettled = False
         words = reply.decode().split()
-        epoch, _, _ = words[-1].rpartition("-") if words else ("", "", "")
-        self._answered = (self._call, epoch or self._answered[1])
+        self._answered = self._call
         if len(words) != len(asks):
             # Somebody published one of them again, under the key for that, before this was done.
             return [BusUnavailableError("this publish was given up; it was not stored")] * len(asks)

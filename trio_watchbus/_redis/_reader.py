@@ -110,12 +110,9 @@ class Reader(Generic[D]):
         return max(0, self._newest - self.dispatcher.journal.last) if self.dispatcher.watches else 0
 
     @property
-    def position(self) -> Position:
-        """Where the log is, as far as this process knows; what was handed on, if to anyone."""
-        position = self.dispatcher.position
-        if self.dispatcher.watches or self._newest < position.sequence:
-            return position
-        return Position(position.epoch, self._newest)
+    def newest(self) -> Position:
+        """The newest position that Redis is known to have given, handed on or not."""
+        return Position(self.dispatcher.epoch, self._newest)
 
     async def start(self) -> Facts:
         """Connect, and find where to begin: far enough back to fill the journal.
@@ -209,6 +206,7 @@ class Reader(Generic[D]):
         epoch, start, newest = state.facts
         if epoch != self.dispatcher.epoch:
             self._lose(epoch, start, None)
+        # After a long rest, what the journal would not hold any more is not read for it.
         tail = newest - self._retention.messages
         if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
             self._lose(epoch, tail, 0)

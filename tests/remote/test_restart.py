@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, cycle
 from secrets import token_hex
 
@@ -33,7 +34,7 @@ def follow_events(
     """Hand on the first event, and then each that tells something, until `take` has enough.
 
     From one server, and when that ends, from the next. In a thread, as a stream of httpx that is
-    left early leaves asynchronous generators behind.
+    left early leaves asynchronous generators behind; one that is abandoned ends with its server.
     """
     last_id = ""
     for server in cycle(servers):
@@ -135,7 +136,7 @@ class Load:
                 seen.append((event.id if event.event == "message" else "", event.data))
             return event.data == END
 
-        await trio.to_thread.run_sync(follow_events, servers, take)
+        await trio.to_thread.run_sync(follow_events, servers, take, abandon_on_cancel=True)
 
     def check(self) -> None:
         """Assert that each client saw all that was stored, each once, in order."""
@@ -195,7 +196,11 @@ async def test_clients_of_a_memory_that_was_restarted_are_told_their_loss() -> N
             open_remote_watchbus(server.url) as bus,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(trio.to_thread.run_sync, follow_events, [server], take)
+            nursery.start_soon(
+                partial(
+                    trio.to_thread.run_sync, follow_events, [server], take, abandon_on_cancel=True
+                )
+            )
             assert not (await events.receive()).data
             async with bus.watch("k") as watch:
                 await bus.publish("k", b"1")

@@ -7,6 +7,7 @@ else than it was given.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -87,7 +88,12 @@ def request(data: bytes) -> None:
     """A client's frame is a request that is written so again, or refused."""
     with suppress(UnicodeDecodeError, MalformedFrameError, RequestError):
         parsed = parse_request(data.decode())
-        again = encode(parsed)
+        try:
+            again = encode(parsed)
+        except UnicodeEncodeError:
+            # A lone surrogate can be written in JSON only as an escape; the bus refuses it.
+            assert re.search(rb"\\u[dD][89a-fA-F]", data)
+            return
         assert parse_request(again) == parsed
 
 

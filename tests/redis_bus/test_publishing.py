@@ -170,7 +170,8 @@ async def test_what_is_unknown_is_published_again_under_its_key(
     """Under the key of `PublishUnknownError` a publish that was stored is not stored again."""
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+        # Long enough for what is to be answered to be so.
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=1) as bus,
         open_redis_watchbus(server.url) as another,
     ):
         error = await unknown(bus, proxy, b"1")

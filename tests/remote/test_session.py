@@ -319,6 +319,7 @@ async def test_latest_and_watched_keys_are_answered() -> None:
         ({"op": "watch", "id": 7, "key": ""}, "invalid_key"),
         ({"op": "watch", "id": 7, "key": "\ud800"}, "invalid_key"),
         ({"op": "watch", "id": 7, "key": "a", "after": "nonsense"}, "invalid_position"),
+        ({"op": "watch", "id": 7, "key": "a", "after": "\ud800e-1"}, "invalid_position"),
         ({"op": "watch", "id": 7, "key": "a", "after": "other-1"}, "history_lost"),
         ({"op": "watch", "id": 7}, "invalid_request"),
         ({"op": "watch", "id": 7, "key": "a", "history": 1, "after": "e-1"}, "invalid_request"),

@@ -180,12 +180,12 @@ class RedisWatchBus(WatchBus):
         """
         deadline = trio.current_time() + self._timeout
         backoff = Backoff(*PAUSES)
-        facts: Facts | None = None
-        while facts is None:
+        while True:
             try:
                 facts = await self._reader.start()
                 for line in self._lines:
                     await line.connect()
+                break
             except HopelessError:
                 raise
             except TroubleError as trouble:
@@ -249,6 +249,7 @@ class RedisWatchBus(WatchBus):
         self._closed = True
         self._failure = failure
         self._mirror.close(failure)
+        self._reader.release()
         for line in self._lines:
             line.close(self._ending)
         if failure is not None:
@@ -278,9 +279,10 @@ class RedisWatchBus(WatchBus):
     # Watching
 
     async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        deadline = trio.current_time() + self._timeout
         facts = await self._index.enter(request.keys)
         try:
-            with trio.fail_after(self._timeout), self._reader.awake():
+            with trio.fail_at(deadline), self._reader.awake():
                 return await self._register(request, facts)
         except trio.TooSlowError:
             self._index.leave(request.keys)

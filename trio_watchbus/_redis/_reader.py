@@ -155,11 +155,13 @@ class Reader(Generic[D]):
     async def reach(self, facts: Facts) -> bool:
         """Wait until everything up to `facts` was handed on; only while it is kept `awake`.
 
+        Returns at once where the bus has ended.
+
         Returns:
             False where they are of another epoch than the log is now, and so are out of date.
         """
         waited = False
-        while True:
+        while not self.dispatcher.ended:
             if self.dispatcher.epoch == facts.epoch:
                 if self.dispatcher.journal.last >= facts.newest:
                     return True
@@ -167,6 +169,12 @@ class Reader(Generic[D]):
                 return False
             await self._progress.wait()
             waited = True
+        return True
+
+    def release(self) -> None:
+        """Let go who waits for what will not come, as the bus has ended."""
+        self.runs.set()
+        self._advance()
 
     def _rests(self) -> bool:
         return not (self.dispatcher.watches or self._needed)
@@ -231,9 +239,10 @@ class Reader(Generic[D]):
             # They were there before this read, and it did not find them.
             missed = newest_before - dispatcher.journal.last
             self._lose(dispatcher.epoch, newest_before, missed)
-        self._newest = facts.newest
+        # Where it is less, it is the look that follows that has to see so.
+        self._newest = max(newest_before, facts.newest)
         self._advance()
-        return page.cursor is None or facts.newest < dispatcher.journal.last
+        return page.cursor is None or facts.newest < max(newest_before, dispatcher.journal.last)
 
     async def _hand_on(self, page: Page, cursor: bytes) -> None:
         dispatcher = self.dispatcher

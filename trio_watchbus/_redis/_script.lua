@@ -449,6 +449,9 @@ local function index()
   end
   sweep(now)
   local own = PROCESS .. process
+  -- Others may have begun the index anew, after somebody deleted it: so one of these is looked up,
+  -- another one each time.
+  local one = call('SRANDMEMBER', own)
   if noted == 'all' then
     forget(process)
     call('ZADD', PROCESSES, whole(now + lease), process)
@@ -456,7 +459,7 @@ local function index()
     not leased
     or tonumber(leased) <= now
     or call('SCARD', own) ~= tonumber(noted)
-    or (noted ~= '0' and call('EXISTS', INDEX) == 0)
+    or (one and call('SISMEMBER', INDEX, one) == 0)
   then
     return answer(held, 'unknown')
   end
@@ -508,6 +511,7 @@ local function probe()
     { 'SET', name, 'a', 'PX', '1000' }, { 'GET', name }, { 'DEL', name },
     { 'RPUSH', name, 'a' }, { 'LINDEX', name, '0' }, { 'LPOP', name }, { 'DEL', name },
     { 'SADD', name, 'a' }, { 'SISMEMBER', name, 'a' }, { 'SMEMBERS', name }, { 'SCARD', name },
+    { 'SRANDMEMBER', name },
     { 'PEXPIRE', name, '1000' }, { 'SREM', name, 'a' }, { 'DEL', name },
     { 'ZADD', name, '0', 'a' }, { 'ZCARD', name }, { 'ZSCORE', name, 'a' },
     { 'ZRANGE', name, '0', '-1' }, { 'ZREVRANGE', name, '0', '0' },

@@ -180,12 +180,10 @@ class RedisWatchBus(WatchBus):
         """
         deadline = trio.current_time() + self._timeout
         backoff = Backoff(*PAUSES)
-        while True:
+        facts: Facts | None = None
+        while facts is None:
             try:
-                facts = await self._reader.start()
-                for line in self._lines:
-                    await line.connect()
-                break
+                facts = await self._connect()
             except HopelessError:
                 raise
             except TroubleError as trouble:
@@ -197,6 +195,12 @@ class RedisWatchBus(WatchBus):
             await self._reader.runs.wait()
             with self._reader.awake():
                 await self._reader.reach(facts)
+
+    async def _connect(self) -> Facts:
+        facts = await self._reader.start()
+        for line in self._lines:
+            await line.connect()
+        return facts
 
     async def _guard(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a background task; its failure is the bus's."""

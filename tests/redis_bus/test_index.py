@@ -145,6 +145,21 @@ async def test_the_index_heals(
         await until(lambda: server.call("ZCARD", "watchbus:processes") == 1)
 
 
+async def test_the_index_heals_for_every_process(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for those that find it begun anew by another."""
+    monkeypatch.setattr(_index, "_BEAT_SECONDS", 0.1)
+    async with (
+        open_redis_watchbus(server.url) as one,
+        open_redis_watchbus(server.url) as two,
+        one.watch("a"),
+        two.watch("b"),
+    ):
+        server.call("DEL", "watchbus:index")
+        await until(lambda: indexed(server) == {b"a", b"b"})
+
+
 async def test_a_watch_is_entered_where_the_index_cannot_be_told(server: RedisServer) -> None:
     """Without memory for the index one can still watch; it is told when there is some."""
     async with open_redis_watchbus(server.url) as bus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from redis_bus.servers import RedisServer
 from served import until
 
 from trio_watchbus import BusUnavailableError, open_redis_watchbus
+from trio_watchbus._redis._layout import Facts
 from trio_watchbus.testing import FaultProxy, assert_nothing_left
 
 
@@ -126,3 +127,29 @@ async def test_the_error_of_the_body_is_raised_as_it_is(server: RedisServer) -> 
         with pytest.raises(ZeroDivisionError):
             async with open_redis_watchbus(server.url):
                 raise ZeroDivisionError
+
+
+async def test_closing_ends_the_wait_of_a_watch_that_is_being_opened(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told that the bus is closed, however far the log is from what it waits for."""
+    async with open_redis_watchbus(server.url) as bus:
+        entered = trio.Event()
+        enter = bus._index.enter
+
+        async def enter_ahead(keys: Collection[str]) -> Facts:
+            facts = await enter(keys)
+            entered.set()
+            return facts._replace(newest=facts.newest + 1)
+
+        monkeypatch.setattr(bus._index, "enter", enter_ahead)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def open_watch() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await bus.watch("k").__aenter__()
+
+            await entered.wait()
+            bus.close()
+        assert not bus.statistics().watched_keys

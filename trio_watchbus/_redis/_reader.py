@@ -70,7 +70,7 @@ class Reader(Generic[D]):
         connected_since: the time, in seconds since 1970, or None while it is not connected.
         reconnects: how often it lost its connection and has one again.
         skipped: entries of the log that were none of ours.
-        runs: set once it reads.
+        runs: set once it reads, or will not as the bus has ended.
     """
 
     dispatcher: D
@@ -153,9 +153,9 @@ class Reader(Generic[D]):
             self._needed -= 1
 
     async def reach(self, facts: Facts) -> bool:
-        """Wait until everything up to `facts` was handed on; only while it is kept `awake`.
+        """Wait until everything up to `facts` was handed on, or the bus has ended.
 
-        Returns at once where the bus has ended.
+        Only while it is kept `awake`.
 
         Returns:
             False where they are of another epoch than the log is now, and so are out of date.
@@ -242,7 +242,7 @@ class Reader(Generic[D]):
         # Where it is less, it is the look that follows that has to see so.
         self._newest = max(newest_before, facts.newest)
         self._advance()
-        return page.cursor is None or facts.newest < max(newest_before, dispatcher.journal.last)
+        return page.cursor is None or facts.newest < max(self._newest, dispatcher.journal.last)
 
     async def _hand_on(self, page: Page, cursor: bytes) -> None:
         dispatcher = self.dispatcher

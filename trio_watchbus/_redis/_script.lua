@@ -449,9 +449,6 @@ local function index()
   end
   sweep(now)
   local own = PROCESS .. process
-  -- Others may have begun the index anew, after somebody deleted it: so one of these is looked up,
-  -- another one each time.
-  local one = call('SRANDMEMBER', own)
   if noted == 'all' then
     forget(process)
     call('ZADD', PROCESSES, whole(now + lease), process)
@@ -459,7 +456,8 @@ local function index()
     not leased
     or tonumber(leased) <= now
     or call('SCARD', own) ~= tonumber(noted)
-    or (one and call('SISMEMBER', INDEX, one) == 0)
+    -- Another process may have begun the index anew after somebody deleted it.
+    or (noted ~= '0' and call('SISMEMBER', INDEX, call('SRANDMEMBER', own)) == 0)
   then
     return answer(held, 'unknown')
   end

@@ -27,6 +27,8 @@ WATCHING = (
     "tests/test_cancel.py",
 )
 
+CONNECTING = ("tests/redis_bus/test_connections.py",)
+
 READER = "_redis/_reader.py"
 LAYOUT = "_redis/_layout.py"
 PUBLISHER = "_redis/_publisher.py"
@@ -407,6 +409,41 @@ MUTANTS = [
         "  if not watched_elsewhere(key, process) then\n",
         "  if true then\n",
         WATCHING,
+    ),
+    Mutant(
+        "a key that is gone from an index that is there stays so",
+        SCRIPT,
+        "call('SISMEMBER', INDEX, call('SRANDMEMBER', own)) == 0",
+        "call('EXISTS', INDEX) == 0",
+        WATCHING,
+    ),
+    Mutant(
+        "a watch that is being opened is not told that the bus was closed",
+        BUS,
+        "        self._reader.release()\n",
+        "",
+        WATCHING,
+    ),
+    Mutant(
+        "a connection that is refused while the bus opens is not tried again",
+        BUS,
+        "        facts = await self._reader.start()\n        for line in self._lines:\n",
+        "        facts = await self._reader.start()\n        for line in ():\n",
+        CONNECTING,
+    ),
+    Mutant(
+        "entering a watch may take the timeout twice",
+        BUS,
+        "trio.fail_at(deadline)",
+        "trio.fail_after(self._timeout)",
+        WATCHING,
+    ),
+    Mutant(
+        "that the newest number fell back is forgotten",
+        READER,
+        "        self._newest = max(newest_before, facts.newest)\n",
+        "        self._newest = facts.newest\n",
+        READING,
     ),
     Mutant(
         "a key leaves the index while another watch of the process is on it",

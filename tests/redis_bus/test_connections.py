@@ -205,3 +205,30 @@ async def test_sentinel() -> None:
                     await bus.publish("k", b"after")
                     assert (await watch.receive()).data == b"after"
             assert replica.call("XLEN", "watchbus:log") == 2
+
+
+async def test_a_connection_that_is_refused_while_the_bus_opens_is_tried_again(
+    server: RedisServer,
+) -> None:
+    """A bus that is open has all of its connections."""
+    with server.client() as client:
+        most = client.config_get("maxclients")["maxclients"]
+        others = client.info("clients")["connected_clients"]
+        refused = client.info("stats")["rejected_connections"]
+        opened = trio.Event()
+
+        async def open_bus() -> None:
+            async with open_redis_watchbus(server.url):
+                opened.set()
+                named = [each for each in client.client_list() if "watchbus" in each["name"]]
+                assert len(named) == 3
+
+        try:
+            client.config_set("maxclients", others + 1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(open_bus)
+                await until(lambda: client.info("stats")["rejected_connections"] >= refused + 3)
+                assert not opened.is_set()
+                client.config_set("maxclients", most)
+        finally:
+            client.config_set("maxclients", most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from trio_watchbus import (
     open_redis_watchbus,
 )
 from trio_watchbus._redis._connection import Link
-from trio_watchbus._redis._layout import Command
+from trio_watchbus._redis._layout import Command, Facts
 
 
 async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_before(
@@ -225,3 +226,27 @@ async def test_what_is_to_be_kept_is_in_the_log_at_any_time(server: RedisServer)
         for published in range(7, 2000, 7):
             await bus.publish_many([("k", b"")] * 7)
             assert server.call("XLEN", "watchbus:log") >= min(published, 100)
+
+
+async def test_entering_has_one_deadline_for_all_of_its_parts(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What telling the index took is no longer there for reading the log."""
+    async with open_redis_watchbus(server.url, publish_timeout=20) as bus:
+        enter, reach = bus._index.enter, bus._reader.reach
+        latest: list[float] = []
+        deadlines: list[float] = []
+
+        async def enter_slowly(keys: Collection[str]) -> Facts:
+            latest.append(trio.current_time() + 20)
+            await trio.sleep(0.01)
+            return await enter(keys)
+
+        async def reach_in_time(facts: Facts) -> bool:
+            deadlines.append(trio.current_effective_deadline())
+            return await reach(facts)
+
+        monkeypatch.setattr(bus._index, "enter", enter_slowly)
+        monkeypatch.setattr(bus._reader, "reach", reach_in_time)
+        async with bus.watch("k"):
+            assert deadlines <= latest

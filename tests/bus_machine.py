@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 from naive import keys, prefixes, sequence
 from naive_bus import Lag, NaiveBus, NaiveWatch, Sent
+from served import caught_up
 
 from trio_watchbus import HistoryLostError, Message, Retention, WatchLaggedError
 from trio_watchbus.abc import Watch, WatchBus
@@ -166,7 +167,7 @@ class BusMachine(RuleBasedStateMachine):
 
     def _publish(self, publish: Callable[[], Awaitable[Any]], batch: list[Any]) -> list[str]:
         async def has_come_back() -> bool:
-            return sequence(self.bus.position) >= self.model.last
+            return sequence(self.bus.position) >= self.model.last and caught_up(self.bus)
 
         async def settle() -> list[str]:
             answer = await publish()

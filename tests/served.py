@@ -37,8 +37,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def until_at(bus: WatchBus, position: str) -> None:
-    """Return once this process is at a position of its bus, or knows of it, if nobody watches."""
-    await until(lambda: bus.position == position)
+    """Return once this process knows of a position of its bus, and whoever watches is there."""
+    await until(lambda: bus.position == position and caught_up(bus))
+
+
+def caught_up(bus: WatchBus) -> bool:
+    """Whether all that this process knows of was handed on to who watches."""
+    return getattr(bus.statistics(), "behind", 0) == 0
 
 
 def resident_size() -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 import trio
 from redis_bus.load import Account, under_load
 from redis_bus.servers import RedisServer, everywhere, in_step, running
+from served import until_at
 
-from trio_watchbus import WatchLaggedError, open_redis_watchbus
+from trio_watchbus import HistoryLostError, WatchLaggedError, open_redis_watchbus
+from trio_watchbus._redis import _reader
 from trio_watchbus._redis._layout import Facts, Page
 from trio_watchbus._redis._trouble import UnreachableError
 from trio_watchbus.testing import FaultProxy
@@ -116,4 +119,126 @@ async def test_failover_that_undoes_what_no_reader_had_read(
                 assert (raised.value.missed, raised.value.reason) == (None, "epoch")
                 if notice == "reader":
                     await bus.publish("k", b"after")
+                assert (await watch.receive()).data == b"after"
+
+
+class Pair:
+    """A master that clients reach by a proxy, and a replica of it that can be held back."""
+
+    def __init__(
+        self,
+        master: RedisServer,
+        replica: RedisServer,
+        clients: FaultProxy,
+        replication: FaultProxy,
+    ) -> None:
+        self.replica = replica
+        self._master = master
+        self._clients = clients
+        self._replication = replication
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._clients.port}"
+
+    async def fork(self) -> None:
+        """Let the replica have what there is now, and nothing that follows."""
+        offset = self._master.call("INFO", "replication")["master_repl_offset"]
+        with trio.fail_after(20):
+            while True:
+                if self.replica.call("INFO", "replication")["slave_repl_offset"] >= offset:
+                    break
+                # A server tells nobody.
+                await trio.sleep(0.01)
+        self._replication.to_client.hold()
+
+    def fail_over(self) -> None:
+        """Let the replica take over where clients connect; the master goes on, as its replica."""
+        self.replica.call("REPLICAOF", "NO", "ONE")
+        self._clients.target = ("127.0.0.1", self.replica.port)
+        self._master.call("REPLICAOF", "127.0.0.1", self.replica.port)
+
+    def cut(self) -> None:
+        """End the connections of clients."""
+        self._clients.cut()
+
+
+@asynccontextmanager
+async def pair_of_servers() -> AsyncIterator[Pair]:
+    with running("valkey") as master, running("valkey") as replica:
+        async with (
+            FaultProxy(("127.0.0.1", master.port)) as clients,
+            FaultProxy(("127.0.0.1", master.port)) as replication,
+        ):
+            replica.call("REPLICAOF", replication.host, replication.port)
+            await in_step(replica)
+            yield Pair(master, replica, clients, replication)
+
+
+@pytest.mark.parametrize("whose", ["own", "of another"])
+async def test_a_position_got_at_rest_is_refused_where_a_failover_undid_it(
+    monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Though the numbering has gone on past it before this process looked again."""
+    with trio.fail_after(60):
+        async with (
+            pair_of_servers() as pair,
+            open_redis_watchbus(pair.url) as bus,
+            open_redis_watchbus(pair.url) as another,
+        ):
+            publisher = bus if whose == "own" else another
+            await publisher.publish("k", b"before")
+            await pair.fork()
+            undone = await publisher.publish("k", b"undone")
+            await until_at(bus, undone)
+            # It looks again when somebody comes, not before.
+            looked = bus._reader._agree
+            monkeypatch.setattr(bus._reader, "_agree", lambda: None)
+            monkeypatch.setattr(_reader, "_QUIET_SECONDS", 1000)
+            pair.fail_over()
+            async with open_redis_watchbus(pair.replica.url) as there:
+                await there.publish_many([("k", b"apart")] * 5)
+            monkeypatch.setattr(bus._reader, "_agree", looked)
+            pair.cut()
+            assert bus.position == undone
+            with pytest.raises(HistoryLostError) as raised:
+                await bus.watch("k", after=undone).__aenter__()
+            assert raised.value.reason == "epoch"
+
+
+async def test_the_only_publish_of_a_process_that_a_failover_undid_is_told() -> None:
+    """By its next one at the latest, to a watch elsewhere that never saw what was undone."""
+    with trio.fail_after(60):
+        async with pair_of_servers() as pair, open_redis_watchbus(pair.url) as bus:
+            bus._reader._agree = lambda: None  # type: ignore[method-assign]
+            await pair.fork()
+            await bus.publish("k", b"undone")
+            pair.fail_over()
+            async with (
+                open_redis_watchbus(pair.replica.url) as there,
+                there.watch("k") as watch,
+            ):
+                await there.publish_many([("k", b"apart")] * 5)
+                for _ in range(5):
+                    assert (await watch.receive()).data == b"apart"
+                pair.cut()
+                await bus.publish("k", b"after")
+                with pytest.raises(WatchLaggedError) as raised:
+                    await watch.receive()
+                assert raised.value.reason == "epoch"
+                assert (await watch.receive()).data == b"after"
+
+
+async def test_a_master_that_became_a_replica_is_left() -> None:
+    """It keeps its connections and refuses to write; the address leads to another by now."""
+    with trio.fail_after(60):
+        async with pair_of_servers() as pair, open_redis_watchbus(pair.url) as bus:
+            before = await bus.publish("k", b"before")
+            await pair.fork()
+            pair.fail_over()
+            # Nobody cuts anything.
+            after = await bus.publish("k", b"after")
+            assert pair.replica.call("XLEN", "watchbus:log") == 2
+            assert after.partition("-")[0] == before.partition("-")[0]
+            async with bus.watch("k", after=before) as watch:
                 assert (await watch.receive()).data == b"after"

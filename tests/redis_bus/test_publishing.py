@@ -12,10 +12,12 @@ from served import until
 
 from trio_watchbus import (
     BusUnavailableError,
+    MessageTooLargeError,
     PublishUnknownError,
     Retention,
     open_redis_watchbus,
 )
+from trio_watchbus._redis import _line
 from trio_watchbus._redis._connection import connection_maker
 from trio_watchbus._redis._layout import Names
 from trio_watchbus._redis._trouble import TroubleError
@@ -110,6 +112,8 @@ async def test_an_idempotency_key_that_looks_like_the_bus_s_own_disturbs_nobody(
     keys = [f"unanswered.x.{'9' * digits}.{place}" for digits in (15, 16, 400) for place in (1, 2)]
     keys += ["unanswered.list.1.1", "unanswered.text.1.1", f"unanswered.y.1.{'9' * 400}"]
     async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        # Calls that this very publisher does not make.
+        keys += [f"unanswered.{bus._process}.{call}.1" for call in ("1", "999", "cafe")]
         for key in keys:
             await beside(bus, b"1", key, refused=None)
         with trio.fail_after(5):
@@ -151,6 +155,9 @@ async def test_a_batch_that_is_too_large_is_refused(server: RedisServer) -> None
     async with open_redis_watchbus(server.url) as bus:
         with pytest.raises(ValueError, match="at most 100000"):
             await bus.publish_many(("k", b"") for _ in range(100_001))
+        with pytest.raises(MessageTooLargeError, match="at most 268435456 bytes"):
+            await bus.publish_many([("k", bytes(1024 * 1024))] * 257)
+    assert entries(server) == []
 
 
 async def unknown(bus: WatchBus, proxy: FaultProxy, data: bytes) -> PublishUnknownError:
@@ -182,6 +189,43 @@ async def test_what_is_unknown_is_published_again_under_its_key(
         identifier = await publish_when_back(publisher, b"1", error.idempotency_key)
         assert identifier.endswith("-1")
         assert entries(server).count(b"1") == 1
+
+
+async def test_what_was_called_unknown_a_moment_too_early_is_known_under_its_key(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the answer came after all, and the publisher has gone on since."""
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=1) as bus,
+        open_redis_watchbus(server.url) as another,
+    ):
+        # Else the answer is not waited for when nobody wants it any more.
+        monkeypatch.setattr(bus._publisher._link, "cut", lambda: None)
+        proxy.to_client.hold()
+        with pytest.raises(PublishUnknownError) as caught:
+            await bus.publish("k", b"1")
+        proxy.to_client.release()
+        assert (await publish_when_back(bus, b"2")).endswith("-2")
+        key = caught.value.idempotency_key
+        assert (await another.publish("k", b"1", idempotency_key=key)).endswith("-1")
+    assert entries(server) == [b"1", b"2"]
+
+
+async def test_what_was_answered_in_time_is_not_called_unanswered(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it is late when its caller is to hear of it."""
+    hand_over = _line._hand_over
+    async with open_redis_watchbus(server.url) as bus:
+
+        def hand_over_late(group: list[Any]) -> None:
+            for job in group:
+                bus._publisher._fail(job, BusUnavailableError("late"))
+            hand_over(group)
+
+        monkeypatch.setattr(_line, "_hand_over", hand_over_late)
+        assert (await bus.publish("k", b"1")).endswith("-1")
 
 
 async def publish_when_back(bus: WatchBus, data: bytes, key: str | None = None) -> str:
@@ -221,34 +265,35 @@ def call(server: RedisServer, publisher: str, number: int, data: bytes, key: str
     """Make one call of the script as a publisher does."""
     link = connection_maker(server.url, timeout=5, name="x")()
     retention = (1, 100, 1000, 1_000_000, 0)
-    settings = ("epoch", publisher, number, 0, "", 0, *retention, 60_000)
+    settings = (f"{publisher}{number}", publisher, number, "", 0, *retention, 60_000)
     command = Names("watchbus").script("publish", *settings, key, 1, "k", "k", data)
     [answer] = link.exchange(command)
     link.disconnect()
     if isinstance(answer, Exception):
         raise answer
     assert isinstance(answer, bytes)
-    return answer
+    return answer.partition(b"\n")[0]
 
 
 def test_a_call_that_comes_after_its_successor_does_nothing(server: RedisServer) -> None:
     """What a publisher gave up and sent something after is not done any more."""
-    assert call(server, "p", 1, b"1") == b"epoch-1"
-    assert call(server, "p", 3, b"3") == b"epoch-2"
+    assert call(server, "p", 1, b"1") == b"p1-1"
+    assert call(server, "p", 3, b"3") == b"p1-2"
     with pytest.raises(TroubleError, match="later call"):
         call(server, "p", 2, b"2")
     # The newest again, as after a lost answer.
-    assert call(server, "p", 3, b"3") == b"epoch-2"
+    assert call(server, "p", 3, b"3") == b"p1-2"
     assert entries(server) == [b"1", b"3"]
 
 
 def test_a_call_that_was_published_again_by_another_does_nothing(server: RedisServer) -> None:
     """What somebody published again under the key for that is not done late."""
     call(server, "p", 1, b"1")
-    assert call(server, "q", 1, b"2", "unanswered.p.2.1") == b"epoch-2"
-    assert call(server, "p", 2, b"2") == b""
-    assert call(server, "q", 2, b"2", "unanswered.p.2.1") == b"epoch-2"
+    assert call(server, "q", 1, b"2", "unanswered.p.p2.1") == b"p1-2"
+    assert call(server, "p", 2, b"2") == call(server, "p", 2, b"2") == b""
+    assert call(server, "q", 2, b"2", "unanswered.p.p2.1") == b"p1-2"
     assert entries(server) == [b"1", b"2"]
+    assert 0 < server.call("PTTL", "watchbus:publisher:p.p2") <= 60_000
 
 
 async def publish_and_lose_the_reply(

@@ -12,9 +12,9 @@ from trio.lowlevel import checkpoint
 
 from .._backoff import Backoff
 from .._core._watch import BufferedWatch
-from .._errors import BusUnavailableError, broken_by
+from .._errors import BusUnavailableError, MessageTooLargeError, broken_by
 from .._keys import check_key, check_prefix
-from .._message import Message, check_data, check_publication
+from .._message import Message, Position, check_data, check_publication
 from .._request import WatchRequest
 from .._retention import Retention
 from .._statistics import RedisBusStatistics
@@ -38,6 +38,9 @@ its lease ends by itself."""
 
 _MESSAGES_A_BATCH = 100_000
 """Messages in one batch: Redis stores so many in about a second, in which it does nothing else."""
+
+_BYTES_A_BATCH = 256 * 1024 * 1024
+"""Bytes of data in one batch: Redis cuts whoever sends 1 GB that it has not worked on yet."""
 
 
 @final
@@ -74,6 +77,7 @@ class RedisWatchBus(WatchBus):
             names=names,
             retention=retention,
             make_dispatcher=partial(Mirror, left=self._index.leave),
+            receipt_of_publisher=lambda: self._publisher.receipt,
         )
         self._closed = False
         self._failure: Exception | None = None
@@ -112,10 +116,20 @@ class RedisWatchBus(WatchBus):
     async def publish_many(
         self, messages: Iterable[Publication], *, idempotency_key: str | None = None
     ) -> list[str]:
-        """As in `WatchBus`; a batch has at most 100,000 messages, else it is a `ValueError`."""
+        """As in `WatchBus`; a batch has at most 100,000 messages, with 256 MiB of data.
+
+        Raises:
+            ValueError: it has more messages.
+            MessageTooLargeError: they have more data.
+        """
         batch = [check_publication(item, self.max_message_size) for item in messages]
         if len(batch) > _MESSAGES_A_BATCH:
             raise ValueError(f"a batch has at most {_MESSAGES_A_BATCH} messages, not {len(batch)}")
+        size = sum(len(data) for _, data, _ in batch)
+        if size > _BYTES_A_BATCH:
+            raise MessageTooLargeError(
+                f"a batch has at most {_BYTES_A_BATCH} bytes of data, not {size}"
+            )
         return await self._publish(batch, idempotency_key)
 
     async def latest(self, key: str) -> Message | None:
@@ -136,14 +150,7 @@ class RedisWatchBus(WatchBus):
 
     @property
     def position(self) -> str:
-        position = self._mirror.position
-        if not self._mirror.watches:
-            # Nothing is handed on while the reader rests: what it heard last, or what was stored
-            # from here since.
-            for known in (self._reader.newest, self._publisher.stored):
-                if known.epoch == position.epoch:
-                    position = max(position, known)
-        return str(position)
+        return str(self._newest)
 
     def statistics(self) -> RedisBusStatistics:
         mirror, reader = self._mirror, self._reader
@@ -158,7 +165,7 @@ class RedisWatchBus(WatchBus):
             kept_keys=0,
             connected_since=reader.connected_since,
             reconnects=reader.reconnects,
-            behind=reader.behind,
+            behind=self._newest.sequence - mirror.journal.last if mirror.watches else 0,
             skipped_entries=reader.skipped,
         )
 
@@ -168,6 +175,13 @@ class RedisWatchBus(WatchBus):
     @property
     def _mirror(self) -> Mirror:
         return self._reader.dispatcher
+
+    @property
+    def _newest(self) -> Position:
+        """The newest position that this process knows, handed on or not."""
+        heard, stored = self._reader.newest, self._publisher.stored
+        # What was stored from here is known before the reader hears of it.
+        return max(heard, stored) if stored.epoch == heard.epoch else heard
 
     # Opening and ending
 

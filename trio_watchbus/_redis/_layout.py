@@ -84,13 +84,13 @@ class Page(NamedTuple):
     Attributes:
         runs: messages without holes, each run with the number of its first.
         cursor: the entry id after which the log goes on, or None where there was no entry.
-        last: the fields of the newest message's entry, or None where there was none.
+        receipt: that of the newest message's entry, or None where there was none.
         skipped: entries that are none of ours.
     """
 
     runs: list[tuple[int, list[Message]]]
     cursor: bytes | None
-    last: list[bytes] | None
+    receipt: bytes | None
     skipped: int
 
 
@@ -110,7 +110,7 @@ def read_log(entries: Sequence[Entry], epoch: str) -> Page:
     run: list[Message] = []
     expected = -1
     skipped = 0
-    last: list[bytes] | None = None
+    last: tuple[str, list[bytes]] | None = None
     start = f"{epoch}-"
     for identifier, fields in entries:
         try:
@@ -129,8 +129,15 @@ def read_log(entries: Sequence[Entry], epoch: str) -> Page:
             runs.append((sequence, run))
         run.append(message)
         expected = sequence + 1
-        last = fields
-    return Page(runs, entries[-1][0] if entries else None, last, skipped)
+        last = number, fields
+    receipt = _receipt(start, *last) if last else None
+    return Page(runs, entries[-1][0] if entries else None, receipt, skipped)
+
+
+def _receipt(start: str, number: str, fields: list[bytes]) -> bytes:
+    """Return the receipt of an entry, as the script makes it."""
+    kind, key, _, data, _, time = fields
+    return b"%s%s %s %d %s %s" % (start.encode(), number.encode(), time, len(data), kind, key)
 
 
 def read_stream(key: str, entries: Sequence[Entry]) -> list[Message]:

@@ -46,25 +46,22 @@ class Job(Generic[Ask, Answer]):
         ask: what it asks.
         weight: how much that is of what a group may weigh.
         deadline: the time, on Trio's clock, at which it is told that there is no answer.
-        task: the task that waits for the answer; None once it has it or has left.
-        answer: what came.
-        error: what came instead.
+        task: the task that waits for the answer; None once it goes on or has left.
+        outcome: what came, an error instead of an answer maybe; it is set once.
     """
 
-    __slots__ = ("answer", "ask", "deadline", "error", "task", "weight")
+    __slots__ = ("ask", "deadline", "outcome", "task", "weight")
 
     def __init__(self, ask: Ask, weight: int, deadline: float, task: Task) -> None:
         self.ask = ask
         self.weight = weight
         self.deadline = deadline
         self.task: Task | None = task
-        self.answer: Answer | None = None
-        self.error: Exception | None = None
+        self.outcome: Answer | Exception | None = None
 
-    def fail(self, error: Exception) -> None:
-        """Let `error` be raised to its caller, if it still waits."""
+    def wake(self) -> None:
+        """Let its caller go on with the outcome, if it still waits."""
         if self.task is not None:
-            self.error = error
             task, self.task = self.task, None
             reschedule(task)
 
@@ -91,7 +88,7 @@ class Line(ABC, Generic[Ask, Answer]):
         self._group: list[Job[Ask, Answer]] = []
         self._wake = trio.Event()
         self._ending: Callable[[], Exception] | None = None
-        # Held where it is settled whether something is sent and what its caller is told.
+        # Held where it is settled whether something is sent, and what its caller is told.
         self._lock = threading.Lock()
         self.sent = False
 
@@ -116,9 +113,9 @@ class Line(ABC, Generic[Ask, Answer]):
             return Abort.SUCCEEDED
 
         await wait_task_rescheduled(abort)
-        if job.error is not None:
-            raise job.error
-        return cast(Answer, job.answer)
+        if isinstance(job.outcome, Exception):
+            raise job.outcome
+        return cast(Answer, job.outcome)
 
     async def connect(self) -> None:
         """Connect already, to see that it can.
@@ -181,14 +178,17 @@ class Line(ABC, Generic[Ask, Answer]):
         """
 
     def unanswered(self, job: Job[Ask, Answer], error: Exception) -> Exception:  # noqa: ARG002
-        """Return what the caller is told whose answer will not come, because of `error`."""
+        """Return what the caller is told whose answer will not come, because of `error`.
+
+        Called under the lock.
+        """
         return error
 
     def begin(self) -> None:
-        """Take note that another call begins; called in the thread, before it is composed."""
+        """Take note that another call begins.
 
-    def given_up(self) -> None:
-        """Take note that the call under way was not answered and will not be sent again."""
+        Called in the thread and under the lock, before the call is composed.
+        """
 
     def _waiting(self) -> list[Job[Ask, Answer]]:
         """Return who waits, those first who have waited for longest."""
@@ -198,7 +198,10 @@ class Line(ABC, Generic[Ask, Answer]):
 
     def _fail(self, job: Job[Ask, Answer], error: Exception) -> None:
         with self._lock:
-            job.fail(self.unanswered(job, error))
+            # Else the answer was read already, in the thread.
+            if job.outcome is None:
+                job.outcome = self.unanswered(job, error)
+        job.wake()
 
     async def _retry(self, trouble: TroubleError) -> None:
         """Go on with the group to which `trouble` came, until it is answered or nobody waits."""
@@ -215,16 +218,15 @@ class Line(ABC, Generic[Ask, Answer]):
                     for job in group:
                         self._fail(job, refused(trouble))
             if all(job.task is None for job in group):
-                self.given_up()
                 return
             await backoff.pause()
             sent_before = self.sent
             try:
-                answers = await trio.to_thread.run_sync(self._attempt, group, limiter=self._limiter)
+                await trio.to_thread.run_sync(self._attempt, group, limiter=self._limiter)
             except TroubleError as again:
                 trouble = again
             else:
-                _hand_over(group, answers)
+                _hand_over(group)
                 return
 
     # In the thread
@@ -237,10 +239,10 @@ class Line(ABC, Generic[Ask, Answer]):
             if not group:
                 break
             try:
-                answers = self._attempt(group)
+                self._attempt(group)
             except TroubleError as trouble:
                 return trouble
-            token.run_sync_soon(_hand_over, group, answers)
+            token.run_sync_soon(_hand_over, group)
             self._group = []
         return None
 
@@ -260,8 +262,8 @@ class Line(ABC, Generic[Ask, Answer]):
             self._queue.popleft()
         return group
 
-    def _attempt(self, group: list[Job[Ask, Answer]]) -> Sequence[Answer | Exception]:
-        """Send `group` and return the answers; from when it may have been sent, it is the same."""
+    def _attempt(self, group: list[Job[Ask, Answer]]) -> None:
+        """Send `group` and take the answers; from when it may have been sent, it is the same."""
         self._link.connect()
         with self._lock:
             again = self.sent
@@ -269,22 +271,27 @@ class Line(ABC, Generic[Ask, Answer]):
                 # Who has left meanwhile may have been told that nothing was sent.
                 group[:] = [job for job in group if job.task is not None]
                 if not group:
-                    return []
+                    return
                 self.begin()
                 self.sent = True
         asks = [job.ask for job in group]
-        return self.read(asks, self._link.exchange(*self.compose(asks, again=again)))
+        try:
+            answers = self.read(asks, self._link.exchange(*self.compose(asks, again=again)))
+        except BusyError:
+            # A server that became a replica keeps its connections; the address may name another.
+            self._link.disconnect()
+            raise
+        with self._lock:
+            for job, answer in zip(group, answers, strict=True):
+                # Else its caller was told already that no answer came.
+                if job.outcome is None:
+                    job.outcome = answer
 
 
-def _hand_over(group: list[Job[Ask, Answer]], answers: Sequence[Answer | Exception]) -> None:
-    """Let the callers of a group go on with their answers, those who still wait."""
-    for job, answer in zip(group, answers, strict=True):
-        if isinstance(answer, Exception):
-            job.fail(answer)
-        elif job.task is not None:
-            job.answer = answer
-            task, job.task = job.task, None
-            reschedule(task)
+def _hand_over(group: list[Job[Ask, Answer]]) -> None:
+    """Let the callers of a group go on, those who still wait."""
+    for job in group:
+        job.wake()
 
 
 def refused(refusal: RefusedError) -> BusUnavailableError:

@@ -52,6 +52,7 @@ class Publisher(Line[Publishing, list[str]]):
 
     Attributes:
         stored: the position of the newest message of this process that was stored.
+        receipt: what the script gave for it; it sees by that if history was rewritten since.
     """
 
     def __init__(
@@ -67,9 +68,12 @@ class Publisher(Line[Publishing, list[str]]):
         super().__init__(link, limiter, timeout)
         self._call = 0
         self._command: Command = ()
-        # The newest call that was answered.
-        self._answered = 0
+        self._name = ""
         self.stored = Position("", 0)
+        self.receipt = b""
+        # Whether somebody was told a key for what the call under way may have stored, and for what
+        # an earlier one may have.
+        self._told = False
         self._unsettled = False
         self._process = process
         self._names = names
@@ -85,14 +89,16 @@ class Publisher(Line[Publishing, list[str]]):
 
     def begin(self) -> None:
         self._call += 1
+        self._name = token_hex(6)
+        self._unsettled |= self._told
+        self._told = False
 
     def compose(self, asks: list[Publishing], *, again: bool) -> list[Command]:
         if not again:
             command: list[bytes | str | int] = [
-                *self._names.script("publish", token_hex(6), self._process),
+                *self._names.script("publish", self._name, self._process),
                 self._call,
-                self._answered,
-                self.stored.epoch,
+                self.receipt,
                 int(self._unsettled),
                 *self._settings,
             ]
@@ -108,8 +114,9 @@ class Publisher(Line[Publishing, list[str]]):
         if isinstance(reply, RefusedError):
             raise reply
         self._unsettled = False
-        words = reply.decode().split()
-        self._answered = self._call
+        line, _, receipt = reply.partition(b"\n")
+        words = line.decode().split()
+        self.receipt = receipt or self.receipt
         if len(words) != len(asks):
             # Somebody published one of them again, under the key for that, before this was done.
             return [BusUnavailableError("this publish was given up; it was not stored")] * len(asks)
@@ -125,17 +132,16 @@ class Publisher(Line[Publishing, list[str]]):
     def unanswered(self, job: Job[Publishing, list[str]], error: Exception) -> Exception:
         if not self.sent or job not in self._group:
             return error
-        place = self._group.index(job) + 1
+        key = job.ask.idempotency_key
+        if key is None:
+            place = self._group.index(job) + 1
+            key = f"unanswered.{self._process}.{self._name}.{place}"
+            self._told = True
         unknown = PublishUnknownError(
-            f"{error}; it may have been stored, or not",
-            idempotency_key=job.ask.idempotency_key
-            or f"unanswered.{self._process}.{self._call}.{place}",
+            f"{error}; it may have been stored, or not", idempotency_key=key
         )
         unknown.__cause__ = error
         return unknown
-
-    def given_up(self) -> None:
-        self._unsettled = self._unsettled or self.sent
 
 
 def _ids(word: str) -> list[str] | Exception:

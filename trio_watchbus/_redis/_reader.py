@@ -15,7 +15,7 @@ from .._backoff import Backoff
 from .._core._dispatcher import Dispatcher
 from .._message import Position
 from .._retention import Retention
-from ._layout import Command, Facts, Names, Page, number_of, read_log
+from ._layout import Command, Facts, Names, Page, read_log
 from ._line import PAUSES
 from ._trouble import BusyError, HopelessError, RefusedError, TroubleError
 
@@ -43,23 +43,21 @@ class _State(NamedTuple):
 
     Attributes:
         facts: the facts.
-        oldest: the oldest number in the log, or None where it is empty.
-        entry: the fields of the entry with the number that was asked for, or None.
+        receipt: that of the newest entry, empty where there is none.
     """
 
     facts: Facts
-    oldest: int | None
-    entry: list[bytes] | None
+    receipt: bytes
 
 
 class Reader(Generic[D]):
     """Reads the log with one blocking XREAD at a time, always from an explicit id.
 
     Numbers are dense, so that a jump is a loss of that many. With each read it asks which epoch is
-    on, and after each reconnect, and whenever it is quiet, it reads the last entry that it handed
-    on again: if that differs, or is gone while older ones are there, or the numbering is behind
-    it, history was rewritten (by a flush, or a failover to a replica that lacked something). Then
-    the first process that sees it has the epoch replaced, and each tells its watches.
+    on, and after each reconnect, and whenever it is quiet, it gives back the receipts of the newest
+    entries that it and the publisher know: if one of these differs, or is gone while older ones
+    are there, or the numbering is behind it, history was rewritten (by a flush, or a failover to a
+    replica that lacked something). Then the epoch is replaced, and each process tells its watches.
 
     While nobody watches it rests: a process that only publishes, one of hundreds maybe, would read
     what all of them publish for nothing. It only asks where the log is then. When somebody comes
@@ -83,20 +81,23 @@ class Reader(Generic[D]):
         names: Names,
         retention: Retention,
         make_dispatcher: Callable[[str, Retention, int], D],
+        receipt_of_publisher: Callable[[], bytes],
     ) -> None:
         self._link = link
         self._limiter = limiter
         self._names = names
         self._retention = retention
         self._make_dispatcher = make_dispatcher
+        self._receipt_of_publisher = receipt_of_publisher
         self.connected_since: float | None = None
         self.reconnects = 0
         self.skipped = 0
         self._cursor = b"0-0"
-        # The fields of the entry of the newest message, to know it again.
-        self._last: list[bytes] | None = None
-        # The newest number that Redis is known to have given.
+        # The newest number that Redis is known to have given, in the dispatcher's epoch.
         self._newest = 0
+        # That of the newest entry that is known, and its number.
+        self._receipt = b""
+        self._receipt_number = 0
         self._entries = _PAGE_ENTRIES
         self._progress = trio.Event()
         # How many need what is in the log, beside the watches.
@@ -105,14 +106,10 @@ class Reader(Generic[D]):
         self.runs = trio.Event()
 
     @property
-    def behind(self) -> int:
-        """How many messages Redis is known to have that were not handed on to who watches yet."""
-        return max(0, self._newest - self.dispatcher.journal.last) if self.dispatcher.watches else 0
-
-    @property
     def newest(self) -> Position:
         """The newest position that Redis is known to have given, handed on or not."""
-        return Position(self.dispatcher.epoch, self._newest)
+        position = self.dispatcher.position
+        return position._replace(sequence=max(position.sequence, self._newest))
 
     async def start(self) -> Facts:
         """Connect, and find where to begin: far enough back to fill the journal.
@@ -121,11 +118,11 @@ class Reader(Generic[D]):
             TroubleError: it failed; what is refused for good is told here already.
         """
         state = await trio.to_thread.run_sync(self._begin, limiter=self._limiter)
-        facts: Facts = state.facts
+        facts = state.facts
         first = max(facts.start, facts.newest - self._retention.messages)
         self.dispatcher = self._make_dispatcher(facts.epoch, self._retention, first)
         self._cursor = b"%d-0" % first
-        self._newest = facts.newest
+        self._note_newest(state)
         self.connected_since = time.time()
         return facts
 
@@ -196,19 +193,6 @@ class Reader(Generic[D]):
             self.connected_since = time.time()
             self.reconnects += 1
 
-    def _diverged(self, state: _State) -> bool:
-        """Whether the log is another than the one that was read so far, of the same epoch."""
-        if state.facts.epoch != self.dispatcher.epoch:
-            return False
-        last = self.dispatcher.journal.last
-        if state.facts.newest < max(last, self._newest):
-            return True
-        if self._last is None:
-            return False
-        if state.entry is not None:
-            return state.entry != self._last
-        return state.oldest is not None and state.oldest <= last
-
     def _take_state(self, state: _State) -> None:
         """Go on in the log as it is now."""
         epoch, start, newest = state.facts
@@ -218,8 +202,12 @@ class Reader(Generic[D]):
         tail = newest - self._retention.messages
         if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
             self._lose(epoch, tail, 0)
-        self._newest = newest
+        self._note_newest(state)
         self._advance()
+
+    def _note_newest(self, state: _State) -> None:
+        self._newest = self._receipt_number = state.facts.newest
+        self._receipt = state.receipt
 
     async def _take_page(self, page: Page, facts: Facts | None) -> bool:
         """Hand on what came; return whether to look if the log is the one that was read so far.
@@ -259,7 +247,8 @@ class Reader(Generic[D]):
                     size += len(message.data)
                 await checkpoint()
         self._cursor = cursor
-        self._last = page.last or self._last
+        if page.receipt is not None and dispatcher.journal.last >= self._receipt_number:
+            self._receipt, self._receipt_number = page.receipt, dispatcher.journal.last
         count = sum(len(messages) for _, messages in page.runs)
         if size * 2 > _PAGE_BYTES:
             self._entries = max(16, min(_PAGE_ENTRIES, _PAGE_BYTES * count // size))
@@ -269,7 +258,6 @@ class Reader(Generic[D]):
     def _lose(self, epoch: str, last: int, missed: int | None) -> None:
         self.dispatcher.lose(epoch, last, missed)
         self._cursor = b"%d-0" % last
-        self._last = None
 
     def _advance(self) -> None:
         self._progress.set()
@@ -286,7 +274,7 @@ class Reader(Generic[D]):
             # What it cannot write now, for want of memory say, it may later.
             if isinstance(refusal, (HopelessError, BusyError)):
                 raise
-        return self._look("", 0)
+        return self._look()
 
     def _follow(self, backoff: Backoff) -> None:
         """Read for as long as the connection holds."""
@@ -303,19 +291,14 @@ class Reader(Generic[D]):
 
     def _agree(self) -> None:
         """See whether the log is the one that was read so far; if not, start with the new one."""
-        dispatcher = self.dispatcher
-        last = dispatcher.journal.last
-        state = self._look("", last)
-        if trio.from_thread.run_sync(self._diverged, state):
-            state = self._look(dispatcher.epoch, last)
+        newest = str(self.newest).encode()
+        state = self._look(self._receipt, newest, self._receipt_of_publisher())
         trio.from_thread.run_sync(self._take_state, state)
 
-    def _look(self, diverged: str, last: int) -> _State:
-        """Ask for the state and entry `last`, having the epoch replaced if it is `diverged`."""
-        *facts, oldest, entry = self._ask(self._names.script("state", token_hex(6), diverged, last))
-        return _State(
-            Facts.read(*facts), number_of(oldest) if oldest else None, entry[1] if entry else None
-        )
+    def _look(self, *receipts: bytes) -> _State:
+        """Ask for the state, having the epoch replaced if what a receipt is of is not there."""
+        *facts, receipt = self._ask(self._names.script("state", token_hex(6), *receipts))
+        return _State(Facts.read(*facts), receipt)
 
     def _ask(self, command: Command) -> Any:
         [reply] = self._link.exchange(command)

@@ -15,7 +15,9 @@
 --   N:recent          sorted set of the keys that have such a stream, by their newest number
 --   N:keys            the same keys, all with score 0, so in the order of their bytes
 --   N:idem:<key>      what the publish under that idempotency key got: `id` or `id*count`
---   N:publisher:<id>  the number of the newest call that this publisher made, and its answer
+--   N:publisher:<id>  the newest call of this publisher that was done: its number, its name and
+--                     its answer
+--   N:publisher:<id>.<name>  there where the call of this name is not to be done any more
 --   N:index           set of the keys that anyone watches
 --   N:processes       sorted set of the processes that watch, by the time when their lease ends
 --   N:process:<id>    set of the keys that this process watches
@@ -103,36 +105,72 @@ local function answer(held, ...)
   return { held.epoch, whole(held.start), whole(held.seq), ... }
 end
 
--- publish EPOCH PUBLISHER CALL ANSWERED WHEN UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER,
+-- A receipt names an entry of the log and says how to know it again: `epoch-number`, a space, and
+-- what differs between entries that got one number in two histories. Who holds one gives it back,
+-- to be told if history was rewritten since. A mere position is one too, of an entry that nobody
+-- has seen.
+
+local function identity(fields)
+  return table.concat({ fields[6] or '', #(fields[4] or ''), fields[1], fields[2] }, ' ')
+end
+
+local function receipt(held, number, fields)
+  return held.epoch .. '-' .. number .. ' ' .. identity(fields)
+end
+
+-- Puts CANDIDATE into the place of an epoch in which the entry of a receipt is not there any more,
+-- but for want of room: there was a flush, or a replica took over that lacked it.
+local function check_receipt(held, given, candidate)
+  local epoch, number, known = string.match(given, '^(%w+)-(%d+) ?(.*)$')
+  if epoch ~= held.epoch then
+    return
+  end
+  local same = held.seq >= tonumber(number)
+  if same and known ~= '' then
+    local newest = call('XREVRANGE', LOG, number .. '-0', '-', 'COUNT', 1)[1]
+    same = not newest or (newest[1] == number .. '-0' and identity(newest[2]) == known)
+  end
+  if not same then
+    replace(held, candidate)
+  end
+end
+
+-- publish EPOCH PUBLISHER CALL RECEIPT UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER,
 -- then for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
 --
 -- Answers with one word for each publish: `id`, or `id*count` with the first one's id, of what it
--- or the one before under its idempotency key got; `!WRONGTYPE` where it alone is refused.
+-- or the one before under its idempotency key got; `!WRONGTYPE` where it alone is refused. On a
+-- second line is the receipt of the newest message that was stored, if any was.
 --
 -- A publisher makes one call at a time and numbers them. Its newest is remembered with its
 -- answer, so that the same call, sent again because no answer came, is not done again, and one
--- that was given up is not done late, after its successors. UNSETTLED says that the call before
--- was given up: if it was done after all, what it got is filed under the idempotency keys that
--- its callers were told.
+-- that was given up is not done late, after its successors. UNSETTLED says that callers of the
+-- call before were told that nobody knows what became of it: if it was done after all, what it got
+-- is filed under the idempotency keys that they were told. Those name the call by its EPOCH, which
+-- nobody else can guess, so that nobody can give up a call of which they were not told.
 --
--- ANSWERED is the newest call to which an answer came, in epoch WHEN. If that is still on, and the
--- newest call that is remembered is an older one, history was rewritten: a replica took over that
--- lacks what was answered. No reader may have come so far as to see that, so it is told from here.
+-- RECEIPT is of the newest message that the publisher was told to be stored. No reader may have
+-- come so far as to see that it was undone.
 
-local function unanswered_key(publisher, number, place)
-  return 'unanswered.' .. publisher .. '.' .. number .. '.' .. place
+local function unanswered_key(publisher, name, place)
+  return 'unanswered.' .. publisher .. '.' .. name .. '.' .. place
 end
 
--- The number of the newest call of a publisher and its answer, 0 where there is none.
+local function given_up(publisher, name)
+  return PUBLISHER .. publisher .. '.' .. name
+end
+
+-- The newest call of a publisher that was done: number, name and answer; 0 where there is none.
 local function newest_call(publisher)
   local record = pcall('GET', PUBLISHER .. publisher)
-  local number, reply = string.match(type(record) == 'string' and record or '', '^(%d+) (.*)$')
-  return tonumber(number or 0), reply or ''
+  local number, name, reply =
+    string.match(type(record) == 'string' and record or '', '^(%d+) (%w+) (.*)$')
+  return tonumber(number or 0), name, reply or ''
 end
 
 local function words(reply)
   local found = {}
-  for word in string.gmatch(reply, '%S+') do
+  for word in string.gmatch(string.match(reply, '^[^\n]*'), '%S+') do
     found[#found + 1] = word
   end
   return found
@@ -147,21 +185,17 @@ local function published_before(idempotency_key, remember)
   if got then
     return got
   end
-  local publisher, number, place =
-    string.match(idempotency_key, '^unanswered%.(%w+)%.(%d+)%.(%d+)$')
-  -- No publisher makes so many calls that their number has more digits than Lua counts.
-  if not publisher or #number > 15 then
+  local publisher, name, place =
+    string.match(idempotency_key, '^unanswered%.(%w+)%.(%w+)%.(%d+)$')
+  if not publisher then
     return nil
   end
-  number = tonumber(number)
-  local done, reply = newest_call(publisher)
-  if done == number then
+  local _, newest, reply = newest_call(publisher)
+  if newest == name then
     return words(reply)[tonumber(place)]
   end
-  if done < number then
-    -- It was not done, and now never will be.
-    call('SET', PUBLISHER .. publisher, whole(number) .. ' ', 'PX', remember)
-  end
+  -- It was not done, and now never will be.
+  call('SET', given_up(publisher, name), '', 'PX', remember)
   return nil
 end
 
@@ -249,15 +283,15 @@ end
 
 local function publish()
   local candidate, publisher, number = ARGV[2], ARGV[3], tonumber(ARGV[4])
-  local answered, when, unsettled = tonumber(ARGV[5]), ARGV[6], ARGV[7]
-  local per_key, keys_bound = ARGV[8], tonumber(ARGV[9])
+  local known, unsettled = ARGV[5], ARGV[6]
+  local per_key, keys_bound = ARGV[7], tonumber(ARGV[8])
   local bounds = {
-    messages = tonumber(ARGV[10]), bytes = tonumber(ARGV[11]), age = tonumber(ARGV[12]),
+    messages = tonumber(ARGV[9]), bytes = tonumber(ARGV[10]), age = tonumber(ARGV[11]),
   }
-  local remember = ARGV[13]
+  local remember = ARGV[12]
   local total = #ARGV
 
-  local done, reply = newest_call(publisher)
+  local done, name, reply = newest_call(publisher)
   if done == number then
     return reply
   end
@@ -266,10 +300,13 @@ local function publish()
   end
   if unsettled == '1' then
     for place, word in ipairs(words(reply)) do
-      call(
-        'SET', IDEMPOTENCY .. unanswered_key(publisher, whole(done), place), word, 'PX', remember
-      )
+      call('SET', IDEMPOTENCY .. unanswered_key(publisher, name, place), word, 'PX', remember)
     end
+  end
+  local record = whole(number) .. ' ' .. candidate .. ' '
+  if call('EXISTS', given_up(publisher, candidate)) == 1 then
+    call('SET', PUBLISHER .. publisher, record, 'PX', remember)
+    return ''
   end
 
   -- Reads that fail where one of these is of another type.
@@ -277,20 +314,18 @@ local function publish()
   local kept, named = call('ZCARD', RECENT), call('ZCARD', NAMES)
 
   local held = facts() or begin(candidate)
-  if 0 < done and done < answered and held.epoch == when then
-    replace(held, candidate)
-  end
+  check_receipt(held, known, candidate)
   if kept ~= named then
     -- One of them was evicted, or deleted by somebody: the other has the names.
     kept = call('ZUNIONSTORE', RECENT, 2, RECENT, NAMES, 'AGGREGATE', 'MAX')
     call('ZUNIONSTORE', NAMES, 1, RECENT, 'WEIGHTS', 0)
   end
   local now = whole(milliseconds())
-  local written = false
   set_mark(held, mark, bounds, now)
 
   -- The keys that were published to, and the number and data of each one's newest message.
   local published, numbers, datas = {}, {}, {}
+  local newest
 
   -- Returns the number that the message got as a string, or the error by which Redis refused it.
   local function append(kind, key, data)
@@ -298,7 +333,7 @@ local function publish()
     local id = number .. '-0'
     local added = pcall('XADD', LOG, id, kind, key, 'd', data, 't', now)
     if type(added) == 'table' and added.err then
-      if written or not string.find(added.err, 'equal or smaller', 1, true) then
+      if newest or not string.find(added.err, 'equal or smaller', 1, true) then
         return nil, added
       end
       -- Somebody else's entries are in the way: go on above them.
@@ -307,9 +342,9 @@ local function publish()
       id = number .. '-0'
       call('XADD', LOG, id, kind, key, 'd', data, 't', now)
     end
-    written = true
     held.seq = held.seq + 1
     held.bytes = held.bytes + #key + #data
+    newest = { kind, key, 'd', data, 't', now }
     if kind == 'k' and per_key ~= '0' then
       if not numbers[key] then
         published[#published + 1] = key
@@ -331,7 +366,7 @@ local function publish()
   end
 
   local results = {}
-  local at = 14
+  local at = 13
   while at <= total do
     local idempotency_key, count = ARGV[at], tonumber(ARGV[at + 1])
     local first = at + 2
@@ -368,8 +403,11 @@ local function publish()
   end
 
   reply = table.concat(results, ' ')
-  call('SET', PUBLISHER .. publisher, whole(number) .. ' ' .. reply, 'PX', remember)
-  if not written then
+  if newest then
+    reply = reply .. '\n' .. receipt(held, whole(held.seq), newest)
+  end
+  call('SET', PUBLISHER .. publisher, record .. reply, 'PX', remember)
+  if not newest then
     return reply
   end
   call('HSET', META, 'seq', whole(held.seq), 'bytes', whole(held.bytes), 'time', now)
@@ -381,21 +419,19 @@ local function publish()
   return reply
 end
 
--- state EPOCH DIVERGED NUMBER: answers with epoch, start, seq, the oldest number in the log and
--- the entry with this number. Where there is no epoch, EPOCH is begun; where it is still
--- DIVERGED, EPOCH takes its place, with the numbers that follow.
+-- state EPOCH RECEIPT…: answers with epoch, start, seq and the receipt of the newest entry, empty
+-- where there is none. Where there is no epoch, EPOCH is begun; where one of the receipts is of
+-- what is not there any more, EPOCH takes its place, with the numbers that follow.
 
 local function state()
-  local candidate, diverged, number = ARGV[2], ARGV[3], ARGV[4]
-  local held = facts()
-  if not held then
-    held = begin(candidate)
-  elseif held.epoch == diverged then
-    replace(held, candidate)
+  local candidate = ARGV[2]
+  local held = facts() or begin(candidate)
+  for i = 3, #ARGV do
+    check_receipt(held, ARGV[i], candidate)
   end
-  local oldest = call('XRANGE', LOG, '-', '+', 'COUNT', 1)
-  local entry = call('XRANGE', LOG, number .. '-0', number .. '-0')
-  return answer(held, oldest[1] and oldest[1][1] or false, entry[1] or false)
+  local number = whole(held.seq)
+  local entry = call('XRANGE', LOG, number .. '-0', number .. '-0')[1]
+  return answer(held, entry and receipt(held, number, entry[2]) or '')
 end
 
 -- Who watches what.

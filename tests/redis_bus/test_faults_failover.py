@@ -13,7 +13,7 @@ from served import until_at
 
 from trio_watchbus import HistoryLostError, WatchLaggedError, open_redis_watchbus
 from trio_watchbus._redis import _reader
-from trio_watchbus._redis._layout import Facts, Page
+from trio_watchbus._redis._layout import Page
 from trio_watchbus._redis._trouble import UnreachableError
 from trio_watchbus.testing import FaultProxy
 
@@ -81,15 +81,14 @@ async def test_failover_that_undoes_what_no_reader_had_read(
                 read = bus._reader._read
                 undone = False
 
-                def read_in_vain() -> tuple[Page, Facts | None]:
-                    page, facts = read()
+                def read_in_vain() -> tuple[Page, _reader._State]:
+                    page, state = read()
                     if undone and page.runs and not failed_over.is_set():
                         if notice == "reader":
-                            assert facts is not None
-                            bus._reader._newest = facts.newest
+                            bus._reader._note_newest(state)
                         trio.from_thread.run_sync(missed.set)
                         raise UnreachableError("what came was not read to its end")
-                    return page, facts
+                    return page, state
 
                 missed, failed_over = trio.Event(), trio.Event()
                 monkeypatch.setattr(bus._reader, "_read", read_in_vain)

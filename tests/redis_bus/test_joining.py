@@ -34,9 +34,9 @@ async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_befor
         take_page = bus._reader._take_page
         going_on = trio.Event()
 
-        async def take_page_later(*page: Any) -> bool:
+        async def take_page_later(*page: Any) -> None:
             await going_on.wait()
-            return await take_page(*page)
+            await take_page(*page)
 
         monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
         await publisher.publish("k", b"before")

@@ -20,7 +20,7 @@ from .._retention import Retention
 from .._statistics import RedisBusStatistics
 from ..abc import Publication, WatchBus
 from ._index import Index
-from ._layout import Facts, Names, read_stream
+from ._layout import Facts, Names, read_names, read_stream
 from ._line import PAUSES
 from ._mirror import Mirror
 from ._past import Past
@@ -146,7 +146,7 @@ class RedisWatchBus(WatchBus):
             await self._index.ask(None)
         [members] = await self._queries.ask([self._names.script("watched")])
         start = prefix.encode()
-        return frozenset(member.decode() for member in members if member.startswith(start))
+        return frozenset(read_names(member for member in members if member.startswith(start)))
 
     @property
     def position(self) -> str:

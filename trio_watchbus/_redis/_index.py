@@ -49,7 +49,6 @@ class Index(Line[None, Facts]):
         # Whether Redis is to be told everything, as it may know something else.
         self._doubtful = True
         self._stir = trio.Event()
-        self._farewell = False
 
     async def enter(self, keys: Collection[str]) -> Facts:
         """Note one more watch of `keys`, and return the facts once Redis knows.
@@ -68,8 +67,9 @@ class Index(Line[None, Facts]):
     def leave(self, keys: Collection[str]) -> None:
         """Note one watch less of `keys`; Redis is told soon."""
         for key in keys:
-            self._watches[key] -= 1
-            if not self._watches[key]:
+            if self._watches[key] > 1:
+                self._watches[key] -= 1
+            else:
                 del self._watches[key]
             self._changed.add(key)
         self._stir.set()
@@ -92,10 +92,10 @@ class Index(Line[None, Facts]):
                 await trio.sleep(1)
 
     async def say_farewell(self) -> None:
-        """Tell Redis, of a closed bus too, that this process watches nothing any more."""
-        self._farewell = True
-        self._ending = None
-        await self.ask(None)
+        """Tell Redis, for a closed bus, that this process watches nothing any more."""
+        self._watches.clear()
+        self._doubtful = True
+        await self._wait_for(None, 1)
 
     def compose(self, asks: list[None], *, again: bool) -> list[Command]:  # noqa: ARG002
         return [trio.from_thread.run_sync(self._news)]
@@ -112,8 +112,6 @@ class Index(Line[None, Facts]):
         # Until the answer says otherwise.
         self._doubtful = True
         self._telling = added, removed, noted == "all"
-        if self._farewell:
-            return self._names.script("leave", self._process)
         lease = LEASE_SECONDS * 1000
         settings = (token_hex(6), self._process, lease, noted, len(added))
         return self._names.script("index", *settings, *added, *removed)
@@ -122,8 +120,6 @@ class Index(Line[None, Facts]):
         [reply] = replies
         if isinstance(reply, RefusedError):
             raise reply
-        if self._farewell:
-            return [Facts("", 0, 0)] * len(asks)
         *facts, outcome = reply
         if outcome == b"unknown":
             raise BusyError("Redis no longer knows what this process watches")

@@ -5,7 +5,7 @@ The script says what each name holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .._keys import check_key
@@ -120,8 +120,8 @@ def read_log(entries: Sequence[Entry], epoch: str) -> Page:
             message = Message(
                 key.decode(), data, start + number, int(time) / 1000, _IS_PREFIX[kind]
             )
-        except (ValueError, KeyError):
-            # Other fields, an id of another form, or a key that is not UTF-8.
+        except (ValueError, KeyError, OverflowError):
+            # Other fields, an id of another form, a key that is not UTF-8, or no time.
             skipped += 1
             continue
         if sequence != expected:
@@ -148,6 +148,17 @@ def read_stream(key: str, entries: Sequence[Entry]) -> list[Message]:
         try:
             position = Position.parse(f"{values[b'e'].decode()}-{number_of(identifier)}")
             found.append(Message(key, values[b"data"], str(position), int(values[b"t"]) / 1000))
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
+            continue
+    return found
+
+
+def read_names(names: Iterable[bytes]) -> list[str]:
+    """Return the keys among `names`, which others may have added to."""
+    found = []
+    for name in names:
+        try:
+            found.append(check_key(name.decode()))
+        except ValueError:
             continue
     return found

@@ -47,16 +47,18 @@ class Job(Generic[Ask, Answer]):
         weight: how much that is of what a group may weigh.
         deadline: the time, on Trio's clock, at which it is told that there is no answer.
         task: the task that waits for the answer; None once it goes on or has left.
+        place: which of its call's asks it is, from 1; 0 until it is part of one.
         outcome: what came, an error instead of an answer maybe; it is set once.
     """
 
-    __slots__ = ("ask", "deadline", "outcome", "task", "weight")
+    __slots__ = ("ask", "deadline", "outcome", "place", "task", "weight")
 
     def __init__(self, ask: Ask, weight: int, deadline: float, task: Task) -> None:
         self.ask = ask
         self.weight = weight
         self.deadline = deadline
         self.task: Task | None = task
+        self.place = 0
         self.outcome: Answer | Exception | None = None
 
     def wake(self) -> None:
@@ -103,6 +105,9 @@ class Line(ABC, Generic[Ask, Answer]):
         if self._ending is not None:
             await checkpoint()
             raise self._ending()
+        return await self._wait_for(ask, weight)
+
+    async def _wait_for(self, ask: Ask, weight: int) -> Answer:
         deadline = trio.current_time() + self._timeout
         job: Job[Ask, Answer] = Job(ask, weight, deadline, current_task())
         self._queue.append(job)
@@ -209,11 +214,11 @@ class Line(ABC, Generic[Ask, Answer]):
         backoff = Backoff(*PAUSES)
         sent_before = False
         while True:
-            if isinstance(trouble, HopelessError):
-                raise trouble
             if isinstance(trouble, RefusedError):
                 # The last attempt was not done.
                 self.sent = sent_before
+                if isinstance(trouble, HopelessError):
+                    raise trouble
                 if not isinstance(trouble, BusyError):
                     for job in group:
                         self._fail(job, refused(trouble))
@@ -272,6 +277,8 @@ class Line(ABC, Generic[Ask, Answer]):
                 group[:] = [job for job in group if job.task is not None]
                 if not group:
                     return
+                for place, job in enumerate(group, 1):
+                    job.place = place
                 self.begin()
                 self.sent = True
         asks = [job.ask for job in group]

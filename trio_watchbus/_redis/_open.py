@@ -105,8 +105,8 @@ async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
                     with bus._body:
                         yield bus
                 finally:
-                    await bus._leave()
                     bus.close()
+                    await bus._leave()
             except HopelessError as trouble:
                 error = refused_for_good(trouble)
             except BaseException as raised:  # noqa: BLE001

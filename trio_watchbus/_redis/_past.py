@@ -7,7 +7,7 @@ from itertools import islice
 from .._errors import HistoryLostError
 from .._message import Message, Position
 from .._request import WatchRequest
-from ._layout import Facts, Names, read_log, read_stream
+from ._layout import Facts, Names, read_log, read_names, read_stream
 from ._mirror import Mirror
 from ._queries import Queries
 
@@ -29,14 +29,13 @@ class Past:
         for prefix in request.prefixes:
             keys.update(dict.fromkeys(await self._kept_keys(prefix)))
         found: list[Message] = []
-        streams_a_page = max(1, _PAGE // request.history)
+        # As many as Redis counts.
+        most = min(request.history, 2**31)
+        streams_a_page = max(1, _PAGE // most)
         for at in range(0, len(keys), streams_a_page):
             page = list(islice(keys, at, at + streams_a_page))
             streams = await self._queries.ask(
-                [
-                    ("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", request.history)
-                    for key in page
-                ],
+                [("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", most) for key in page],
                 len(page),
             )
             for key, entries in zip(page, streams, strict=True):
@@ -57,7 +56,7 @@ class Past:
             [page] = await self._queries.ask(
                 [("ZRANGEBYLEX", self._names.keys, start, end, "LIMIT", 0, _PAGE)]
             )
-            found += [name.decode() for name in page]
+            found += read_names(page)
             if len(page) < _PAGE:
                 return found
             start = b"(" + page[-1]

@@ -116,26 +116,21 @@ class Publisher(Line[Publishing, list[str]]):
         self._unsettled = False
         line, _, receipt = reply.partition(b"\n")
         words = line.decode().split()
-        self.receipt = receipt or self.receipt
+        if receipt:
+            self.receipt = receipt
+            self.stored = Position.parse(receipt.partition(b" ")[0].decode())
         if len(words) != len(asks):
             # Somebody published one of them again, under the key for that, before this was done.
             return [BusUnavailableError("this publish was given up; it was not stored")] * len(asks)
         # Nearly all are ids as they stand.
-        answers = [_ids(word) if "*" in word or "!" in word else [word] for word in words]
-        if isinstance(answers[-1], list):
-            stored = Position.parse(answers[-1][-1])
-            # A retry is answered with what was stored the first time.
-            if stored.epoch != self.stored.epoch or stored > self.stored:
-                self.stored = stored
-        return answers
+        return [_ids(word) if "*" in word or "!" in word else [word] for word in words]
 
     def unanswered(self, job: Job[Publishing, list[str]], error: Exception) -> Exception:
-        if not self.sent or job not in self._group:
+        if not self.sent or not job.place:
             return error
         key = job.ask.idempotency_key
         if key is None:
-            place = self._group.index(job) + 1
-            key = f"unanswered.{self._process}.{self._name}.{place}"
+            key = f"unanswered.{self._process}.{self._name}.{job.place}"
             self._told = True
         unknown = PublishUnknownError(
             f"{error}; it may have been stored, or not", idempotency_key=key

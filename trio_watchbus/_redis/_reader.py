@@ -43,7 +43,7 @@ class _State(NamedTuple):
 
     Attributes:
         facts: the facts.
-        receipt: that of the newest entry, empty where there is none.
+        receipt: that of the newest entry.
     """
 
     facts: Facts
@@ -53,11 +53,12 @@ class _State(NamedTuple):
 class Reader(Generic[D]):
     """Reads the log with one blocking XREAD at a time, always from an explicit id.
 
-    Numbers are dense, so that a jump is a loss of that many. With each read it asks which epoch is
-    on, and after each reconnect, and whenever it is quiet, it gives back the receipts of the newest
-    entries that it and the publisher know: if one of these differs, or is gone while older ones
-    are there, or the numbering is behind it, history was rewritten (by a flush, or a failover to a
-    replica that lacked something). Then the epoch is replaced, and each process tells its watches.
+    Numbers are dense, so that a jump is a loss of that many. With each read, and before the first
+    one of a connection, it gives back the receipts of the entries that it and the publisher know:
+    if one of these differs, or is gone while older ones are there, or the numbering is behind it,
+    history was rewritten (by a flush, or a failover to a replica that lacked something, even one
+    that no connection noticed). Then the script has replaced the epoch, and each process tells its
+    watches.
 
     While nobody watches it rests: a process that only publishes, one of hundreds maybe, would read
     what all of them publish for nothing. It only asks where the log is then. When somebody comes
@@ -95,9 +96,10 @@ class Reader(Generic[D]):
         self._cursor = b"0-0"
         # The newest number that Redis is known to have given, in the dispatcher's epoch.
         self._newest = 0
-        # That of the newest entry that is known, and its number.
-        self._receipt = b""
-        self._receipt_number = 0
+        # Of the entry that was handed on last, and of the newest that Redis is known to have had.
+        # One would not do: history may be rewritten between a read and what is asked after it.
+        self._handed_on = b""
+        self._heard_of = b""
         self._entries = _PAGE_ENTRIES
         self._progress = trio.Event()
         # How many need what is in the log, beside the watches.
@@ -178,14 +180,12 @@ class Reader(Generic[D]):
 
     # In Trio, for the thread
 
-    async def _rest(self) -> bool:
-        """Wait until somebody needs what is in the log; return whether that took a while."""
+    async def _rest(self) -> None:
+        """Wait until somebody needs what is in the log, but not for long."""
         self._wake = trio.Event()
-        if not self._rests():
-            return False
-        with trio.move_on_after(_QUIET_SECONDS) as quiet:
-            await self._wake.wait()
-        return quiet.cancelled_caught
+        if self._rests():
+            with trio.move_on_after(_QUIET_SECONDS):
+                await self._wake.wait()
 
     def _connected(self) -> None:
         self.runs.set()
@@ -206,31 +206,28 @@ class Reader(Generic[D]):
         self._advance()
 
     def _note_newest(self, state: _State) -> None:
-        self._newest = self._receipt_number = state.facts.newest
-        self._receipt = state.receipt
+        self._newest = state.facts.newest
+        self._heard_of = state.receipt
 
-    async def _take_page(self, page: Page, facts: Facts | None) -> bool:
-        """Hand on what came; return whether to look if the log is the one that was read so far.
+    async def _take_page(self, page: Page, state: _State) -> None:
+        """Hand on what came.
 
         Args:
             page: what was read.
-            facts: what was so after that; None where nothing was.
+            state: what was so after that.
         """
         dispatcher = self.dispatcher
-        newest_before = self._newest
-        if facts is None or facts.epoch != dispatcher.epoch:
+        if state.facts.epoch != dispatcher.epoch:
             # Of which epoch these entries are, nobody can say.
-            return True
+            self._take_state(state)
+            return
         if page.cursor is not None:
             await self._hand_on(page, page.cursor)
-        elif newest_before > dispatcher.journal.last:
+        elif self._newest > dispatcher.journal.last:
             # They were there before this read, and it did not find them.
-            missed = newest_before - dispatcher.journal.last
-            self._lose(dispatcher.epoch, newest_before, missed)
-        # Where it is less, it is the look that follows that has to see so.
-        self._newest = max(newest_before, facts.newest)
+            self._lose(dispatcher.epoch, self._newest, self._newest - dispatcher.journal.last)
+        self._note_newest(state)
         self._advance()
-        return page.cursor is None or facts.newest < max(self._newest, dispatcher.journal.last)
 
     async def _hand_on(self, page: Page, cursor: bytes) -> None:
         dispatcher = self.dispatcher
@@ -247,8 +244,7 @@ class Reader(Generic[D]):
                     size += len(message.data)
                 await checkpoint()
         self._cursor = cursor
-        if page.receipt is not None and dispatcher.journal.last >= self._receipt_number:
-            self._receipt, self._receipt_number = page.receipt, dispatcher.journal.last
+        self._handed_on = page.receipt or self._handed_on
         count = sum(len(messages) for _, messages in page.runs)
         if size * 2 > _PAGE_BYTES:
             self._entries = max(16, min(_PAGE_ENTRIES, _PAGE_BYTES * count // size))
@@ -274,7 +270,7 @@ class Reader(Generic[D]):
             # What it cannot write now, for want of memory say, it may later.
             if isinstance(refusal, (HopelessError, BusyError)):
                 raise
-        return self._look()
+        return _state(self._ask(self._what_is_so()))
 
     def _follow(self, backoff: Backoff) -> None:
         """Read for as long as the connection holds."""
@@ -283,22 +279,20 @@ class Reader(Generic[D]):
         backoff.reset()
         while True:
             if self._rests():
-                look = trio.from_thread.run(self._rest)
+                trio.from_thread.run(self._rest)
+                if self._rests():
+                    self._agree()
             else:
-                look = trio.from_thread.run(self._take_page, *self._read())
-            if look:
-                self._agree()
+                trio.from_thread.run(self._take_page, *self._read())
 
     def _agree(self) -> None:
         """See whether the log is the one that was read so far; if not, start with the new one."""
-        newest = str(self.newest).encode()
-        state = self._look(self._receipt, newest, self._receipt_of_publisher())
-        trio.from_thread.run_sync(self._take_state, state)
+        trio.from_thread.run_sync(self._take_state, _state(self._ask(self._what_is_so())))
 
-    def _look(self, *receipts: bytes) -> _State:
-        """Ask for the state, having the epoch replaced if what a receipt is of is not there."""
-        *facts, receipt = self._ask(self._names.script("state", token_hex(6), *receipts))
-        return _State(Facts.read(*facts), receipt)
+    def _what_is_so(self) -> Command:
+        """Return what asks for the state, and replaces the epoch if history was rewritten."""
+        receipts = self._handed_on, self._heard_of, self._receipt_of_publisher()
+        return self._names.script("state", token_hex(6), *receipts)
 
     def _ask(self, command: Command) -> Any:
         [reply] = self._link.exchange(command)
@@ -306,19 +300,23 @@ class Reader(Generic[D]):
             raise reply
         return reply
 
-    def _read(self) -> tuple[Page, Facts | None]:
-        """Read a page, waiting for it if nothing is known to be there, and the facts after it."""
+    def _read(self) -> tuple[Page, _State]:
+        """Read a page, waiting for it if nothing is known to be there, and the state after it."""
         block = (
             ()
             if self._newest > self.dispatcher.journal.last
             else ("BLOCK", int(_QUIET_SECONDS * 1000))
         )
-        streams, facts = replies = self._link.exchange(
+        streams, state = replies = self._link.exchange(
             ("XREAD", "COUNT", self._entries, *block, "STREAMS", self._names.log, self._cursor),
-            ("HMGET", self._names.meta, "epoch", "start", "seq"),
+            self._what_is_so(),
         )
         for reply in replies:
             if isinstance(reply, RefusedError):
                 raise reply
-        page = read_log(streams[0][1] if streams else (), self.dispatcher.epoch)
-        return page, Facts.read(*facts) if all(facts) else None
+        return read_log(streams[0][1] if streams else (), self.dispatcher.epoch), _state(state)
+
+
+def _state(answer: list[bytes]) -> _State:
+    *facts, receipt = answer
+    return _State(Facts.read(*facts), receipt)

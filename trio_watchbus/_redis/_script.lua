@@ -85,6 +85,9 @@ local function begin(epoch)
   if newest[2] then
     last = math.max(last, tonumber(newest[2]))
   end
+  if last >= 2 ^ 53 - 1 then
+    error(LOG .. ' has a number that is too large to count on from; delete what has it')
+  end
   local now = milliseconds()
   call(
     'HSET', META, 'epoch', epoch, 'start', whole(last), 'seq', whole(last), 'bytes', '0',
@@ -93,12 +96,6 @@ local function begin(epoch)
   call('DEL', MARKS)
   call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(now))
   return { epoch = epoch, start = last, seq = last, bytes = 0, time = now }
-end
-
--- Puts an epoch into the place of one whose history was rewritten, with the numbers that follow.
-local function replace(held, epoch)
-  call('HSET', META, 'epoch', epoch, 'start', whole(held.seq))
-  held.epoch, held.start = epoch, held.seq
 end
 
 local function answer(held, ...)
@@ -118,21 +115,19 @@ local function receipt(held, number, fields)
   return held.epoch .. '-' .. number .. ' ' .. identity(fields)
 end
 
--- Puts CANDIDATE into the place of an epoch in which the entry of a receipt is not there any more,
--- but for want of room: there was a flush, or a replica took over that lacked it.
+-- Returns the facts, or those of a new epoch, CANDIDATE, where the entry of a receipt is not there
+-- any more, but for want of room: there was a flush, or a replica took over that lacked it.
 local function check_receipt(held, given, candidate)
   local epoch, number, known = string.match(given, '^(%w+)-(%d+) ?(.*)$')
   if epoch ~= held.epoch then
-    return
+    return held
   end
   local same = held.seq >= tonumber(number)
   if same and known ~= '' then
     local newest = call('XREVRANGE', LOG, number .. '-0', '-', 'COUNT', 1)[1]
     same = not newest or (newest[1] == number .. '-0' and identity(newest[2]) == known)
   end
-  if not same then
-    replace(held, candidate)
-  end
+  return same and held or begin(candidate)
 end
 
 -- publish EPOCH PUBLISHER CALL RECEIPT UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER,
@@ -176,14 +171,19 @@ local function words(reply)
   return found
 end
 
+local function is_answer(word)
+  local epoch, number, count = string.match(word, '^(%w+)%-(%d+)(.*)$')
+  return epoch
+    and #epoch <= 64
+    and #number <= 15
+    and (count == '' or (#count <= 7 and string.match(count, '^%*[1-9]%d*$')))
+end
+
 -- Anyone chooses such keys, and others' messages may have been written: so nothing here fails.
 local function published_before(idempotency_key, remember)
   local got = pcall('GET', IDEMPOTENCY .. idempotency_key)
-  if type(got) == 'table' or (got and not string.match(got, '^[!%w]+%-?%d*%*?%d*$')) then
-    return '!WRONGTYPE'
-  end
   if got then
-    return got
+    return type(got) == 'string' and is_answer(got) and got or '!WRONGTYPE'
   end
   local publisher, name, place =
     string.match(idempotency_key, '^unanswered%.(%w+)%.(%w+)%.(%d+)$')
@@ -221,16 +221,19 @@ local function trim(held, bounds, now)
       break
     end
     local seq, bytes, time = string.match(oldest, '^(%d+) (%d+) (%d+)$')
-    local newer, old = held.seq - seq, now - time
-    if
-      (newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))
-      and held.bytes - bytes < bounds.bytes
-      and (bounds.age == 0 or old < bounds.age)
-    then
-      break
+    -- Else somebody else wrote it.
+    if seq then
+      local newer, old = held.seq - seq, now - time
+      if
+        (newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))
+        and held.bytes - bytes < bounds.bytes
+        and (bounds.age == 0 or old < bounds.age)
+      then
+        break
+      end
+      trimmed = seq
     end
     call('LPOP', MARKS)
-    trimmed = seq
   end
   if trimmed then
     call('XTRIM', LOG, 'MINID', whole(trimmed + 1) .. '-0')
@@ -314,7 +317,7 @@ local function publish()
   local kept, named = call('ZCARD', RECENT), call('ZCARD', NAMES)
 
   local held = facts() or begin(candidate)
-  check_receipt(held, known, candidate)
+  held = check_receipt(held, known, candidate)
   if kept ~= named then
     -- One of them was evicted, or deleted by somebody: the other has the names.
     kept = call('ZUNIONSTORE', RECENT, 2, RECENT, NAMES, 'AGGREGATE', 'MAX')
@@ -419,19 +422,18 @@ local function publish()
   return reply
 end
 
--- state EPOCH RECEIPT…: answers with epoch, start, seq and the receipt of the newest entry, empty
--- where there is none. Where there is no epoch, EPOCH is begun; where one of the receipts is of
--- what is not there any more, EPOCH takes its place, with the numbers that follow.
+-- state EPOCH RECEIPT…: answers with epoch, start, seq and the receipt of the newest entry. EPOCH
+-- is begun where there is none, or where one of the receipts is of what is not there any more.
 
 local function state()
   local candidate = ARGV[2]
   local held = facts() or begin(candidate)
   for i = 3, #ARGV do
-    check_receipt(held, ARGV[i], candidate)
+    held = check_receipt(held, ARGV[i], candidate)
   end
   local number = whole(held.seq)
   local entry = call('XRANGE', LOG, number .. '-0', number .. '-0')[1]
-  return answer(held, entry and receipt(held, number, entry[2]) or '')
+  return answer(held, entry and receipt(held, number, entry[2]) or held.epoch .. '-' .. number)
 end
 
 -- Who watches what.
@@ -478,22 +480,28 @@ local function index()
   local noted, added = ARGV[5], tonumber(ARGV[6])
   local held = facts() or begin(candidate)
   local now = milliseconds()
+  local own = PROCESS .. process
   local leased = call('ZSCORE', PROCESSES, process)
-  local refusal = pcall('ZADD', PROCESSES, whole(now + lease), process)
-  if type(refusal) == 'table' and refusal.err then
-    return answer(held, refusal.err)
+  local function renew()
+    local done = pcall('ZADD', PROCESSES, whole(now + lease), process)
+    return type(done) == 'table' and done.err
+  end
+  local refusal = added > 0 and renew()
+  if refusal then
+    return answer(held, refusal)
   end
   sweep(now)
-  local own = PROCESS .. process
   if noted == 'all' then
     forget(process)
-    call('ZADD', PROCESSES, whole(now + lease), process)
   elseif
-    not leased
-    or tonumber(leased) <= now
-    or call('SCARD', own) ~= tonumber(noted)
-    -- Another process may have begun the index anew after somebody deleted it.
-    or (noted ~= '0' and call('SISMEMBER', INDEX, call('SRANDMEMBER', own)) == 0)
+    call('SCARD', own) ~= tonumber(noted)
+    or noted ~= '0'
+      and (
+        not leased
+        or tonumber(leased) <= now
+        -- Another process may have begun the index anew after somebody deleted it.
+        or call('SISMEMBER', INDEX, call('SRANDMEMBER', own)) == 0
+      )
   then
     return answer(held, 'unknown')
   end
@@ -505,17 +513,15 @@ local function index()
     call('SREM', own, ARGV[i])
     unwatch(ARGV[i], process)
   end
+  if call('SCARD', own) == 0 then
+    call('ZREM', PROCESSES, process)
+  else
+    refusal = renew()
+  end
   call('PEXPIRE', INDEX, lease)
   call('PEXPIRE', PROCESSES, 30 * lease)
   call('PEXPIRE', own, 30 * lease)
-  return answer(held, 'done')
-end
-
--- leave PROCESS: this process watches nothing any more.
-
-local function leave()
-  forget(ARGV[2])
-  return 'done'
+  return answer(held, refusal or 'done')
 end
 
 -- watched: the keys that anyone watches.
@@ -566,7 +572,6 @@ local function probe()
 end
 
 local operations = {
-  publish = publish, state = state, index = index, leave = leave, watched = watched,
-  probe = probe,
+  publish = publish, state = state, index = index, watched = watched, probe = probe,
 }
 return operations[ARGV[1]]()

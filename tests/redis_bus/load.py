@@ -266,7 +266,9 @@ def check(accounts: Iterable[Account]) -> Counter[str]:
     """Assert that every watch got what was acknowledged, or was told a loss in its place.
 
     Between two losses that a watch was told, it must have every message that it covers and that
-    was acknowledged with a number between those of its first and last one. Where a number was
+    was acknowledged with a number between those of its first and last one; before the first loss,
+    also all that its own process published earlier, as it watched before it published. A loss of
+    so many is of no fewer than were acknowledged and are missing there. Where a number was
     given twice, to a message that a failover undid and to another, those from there on may be
     missing before a loss of nobody knows how many.
 
@@ -293,7 +295,7 @@ def check(accounts: Iterable[Account]) -> Counter[str]:
             assert set(datas) <= known | {END}, "nobody published it"
             counts["lost"] += len(seen.events) - len(datas)
             counts["seen"] += len(datas)
-            _check_order(seen, stored, forks)
+            _check_order(seen, stored, {row[3] for row in account.stored}, forks)
     return counts
 
 
@@ -310,7 +312,10 @@ def _forks(accounts: list[Account]) -> dict[str, int]:
 
 
 def _check_order(
-    seen: Seen, stored: list[tuple[str, bool, str, str]], forks: dict[str, int]
+    seen: Seen,
+    stored: list[tuple[str, bool, str, str]],
+    own: set[str],
+    forks: dict[str, int],
 ) -> None:
     mine = [
         (*split(identifier), data)
@@ -320,6 +325,7 @@ def _check_order(
     stretch: list[tuple[str, str]] = []
     last: tuple[str, int] | None = None
     missed = ""
+    told = False
     # At the end nothing is lost: what was undone has to be told before.
     for event in [*seen.events, (LOST, "0")]:
         if event[0] != LOST:
@@ -333,17 +339,25 @@ def _check_order(
             assert numbers == sorted(set(numbers)), "out of order"
             got = {data for _, data in stretch}
             for epoch, number, data in mine:
-                if epoch in epochs and numbers[0] <= number <= numbers[-1] and data not in got:
+                if epoch not in epochs or number > numbers[-1] or data in got:
+                    continue
+                if number >= numbers[0] or (not told and data in own):
                     undone = event[1] == "" and number >= forks.get(epoch, number + 1)
                     assert undone, f"{data!r}, number {number}, was lost unseen"
-            if missed and last is not None and "" in seen.prefixes:
+            if missed and last is not None:
                 assert first[0] == last[0], "another epoch, and a number told"
-                assert first[1] - last[1] - 1 == int(missed), "told another number than was lost"
+                missing = sum(
+                    epoch == first[0] and last[1] < number < first[1] for epoch, number, _ in mine
+                )
+                assert missing <= int(missed), "told a smaller number than was lost"
+                if "" in seen.prefixes:
+                    assert first[1] - last[1] - 1 == int(missed), "told another number than lost"
             last = split(stretch[-1][0])
             missed = event[1]
         else:
             # Two losses in a row: the numbers add up, or there is none.
             missed = str(int(missed) + int(event[1])) if missed and event[1] else ""
+        told = True
         stretch = []
 
 

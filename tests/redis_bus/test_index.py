@@ -161,3 +161,34 @@ async def test_a_watch_is_entered_where_the_index_cannot_be_told(server: RedisSe
             await bus.publish("k", b"1")
             assert (await watch.receive()).data == b"1"
             assert await bus.watched_keys() == {"k"}
+
+
+async def test_who_asks_does_not_see_a_process_whose_lease_has_ended(server: RedisServer) -> None:
+    """Though no beat of anybody's has swept it away yet."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k"):
+        server.call("SADD", "watchbus:process:dead", "alone", "k")
+        server.call("SADD", "watchbus:index", "alone")
+        server.call("ZADD", "watchbus:processes", 1, "dead")
+        assert await bus.watched_keys() == {"k"}
+
+
+async def test_what_was_left_is_not_told_again_and_again(server: RedisServer) -> None:
+    """Redis and the process agree on what is noted, so that a beat says nothing but that."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k"):
+        async with bus.watch_any(["a", "b"]):
+            pass
+        assert await bus.watched_keys() == {"k"}
+        assert bus._index._noted == {"k"}
+        assert bus._index.up_to_date
+
+
+async def test_a_process_whose_own_set_is_gone_says_all_again(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else others would take its keys out when they leave them."""
+    monkeypatch.setattr(_index, "_BEAT_SECONDS", 0.1)
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k"), bus.watch("l"):
+        own = f"watchbus:process:{bus._process}"
+        for taken in (("DEL", own), ("SREM", own, "k")):
+            server.call(*taken)
+            await until(lambda: server.call("SMEMBERS", own) == {b"k", b"l"})

@@ -250,3 +250,23 @@ async def test_entering_has_one_deadline_for_all_of_its_parts(
         monkeypatch.setattr(bus._reader, "reach", reach_in_time)
         async with bus.watch("k"):
             assert deadlines <= latest
+
+
+async def test_what_comes_before_history_is_read_is_not_given_twice(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in the key's stream by then, and in the journal."""
+    async with open_redis_watchbus(server.url, retention=Retention(per_key=3)) as bus:
+        history = bus._past.history
+
+        async def more_and_history(*asked: Any) -> list[Message]:
+            await until_at(bus, await bus.publish("k", b"between"))
+            return await history(*asked)
+
+        monkeypatch.setattr(bus._past, "history", more_and_history)
+        await bus.publish("k", b"old")
+        async with bus.watch("k", history=3) as watch:
+            await bus.publish("k", b"live")
+            with trio.fail_after(20):
+                got = [(await watch.receive()).data for _ in range(3)]
+        assert got == [b"old", b"between", b"live"]

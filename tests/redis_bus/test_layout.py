@@ -79,3 +79,19 @@ def test_names() -> None:
     assert number_of(b"17-0") == 17
     with pytest.raises(InvalidKeyError):
         Names("")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [b"data", b"x", b"t", b"no time", b"e", b"epoch"],
+        [b"data", b"x", b"t", b"1", b"e", b"\xff"],
+        [b"data", b"x", b"t", b"1", b"e", b"not an epoch"],
+        [b"data", b"x", b"t", b"1"],
+        [b"t"],
+    ],
+)
+def test_what_almost_is_one_of_ours_is_passed_over(fields: list[bytes]) -> None:
+    """Hypothesis does not come upon these by itself."""
+    ours = (b"5-0", [b"data", b"x", b"t", b"1500", b"e", b"epoch"])
+    assert read_stream("k", [(b"4-0", fields), ours]) == [Message("k", b"x", "epoch-5", 1.5)]

@@ -157,3 +157,20 @@ async def test_closing_ends_the_wait_of_a_watch_that_is_being_opened(
                 bus.close()
                 await told.wait()
         assert not bus.statistics().watched_keys
+
+
+async def test_a_bus_that_was_closed_before_it_was_left_is_closed(server: RedisServer) -> None:
+    """Whatever is asked of it says so, and waits for nobody."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k"):
+        bus.close()
+        await bus.aclose()
+    assert server.call("EXISTS", "watchbus:index", "watchbus:processes") == 0
+    for operation in (
+        lambda: bus.publish("k", b""),
+        lambda: bus.publish_many([]),
+        lambda: bus.latest("k"),
+        bus.watched_keys,
+        lambda: bus.watch("k").__aenter__(),
+    ):
+        with trio.fail_after(5), pytest.raises(trio.ClosedResourceError):
+            await operation()

@@ -562,3 +562,84 @@ async def test_nothing_is_kept_of_keys_where_nothing_shall_be(server: RedisServe
             await bus.publish("k", b"")
             assert await bus.latest("k") is None
     assert server.call("KEYS", "watchbus:key*") == []
+
+
+async def test_what_comes_in_a_burst_stays_for_who_stands_still(server: RedisServer) -> None:
+    """For ten seconds the log keeps sixteen times as many messages, within its bytes."""
+    retention = Retention(messages=100)
+    async with open_redis_watchbus(server.url, retention=retention) as bus:
+        start = bus.position
+        batches = [await bus.publish_many([("k", b"x")] * 100) for _ in range(10)]
+        assert server.call("XLEN", "watchbus:log") == 1000
+        async with bus.watch("k", after=start) as watch:
+            with trio.fail_after(20):
+                got = [(await watch.receive()).id for _ in range(1000)]
+    assert got == [identifier for batch in batches for identifier in batch]
+
+
+async def test_a_call_is_bounded(server: RedisServer) -> None:
+    """Batches that wait together do not hold Redis up for as long as all of them take."""
+    async with open_redis_watchbus(server.url) as bus, trio.open_nursery() as nursery:
+        calls = bus._publisher._call
+        for _ in range(6):
+            nursery.start_soon(bus.publish_many, [("k", b"")] * 600)
+        await until(lambda: bus.position.endswith("-3600"))
+        assert bus._publisher._call - calls == 6
+
+
+async def test_a_key_whose_stream_is_something_else_is_nobody_elses_trouble(
+    server: RedisServer,
+) -> None:
+    """Who asks for it is told; the bus and its watches go on."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("other") as watch:
+        server.call("SET", "watchbus:key:k", "somebody else's")
+        with pytest.raises(BusUnavailableError, match="refused"):
+            await bus.latest("k")
+        with pytest.raises(BusUnavailableError, match="refused"):
+            await bus.watch("k", history=1).__aenter__()
+        assert await bus.latest("other") is None
+        await bus.publish("other", b"1")
+        assert (await watch.receive()).data == b"1"
+        assert bus.statistics().watches == 1
+
+
+async def test_keys_count_among_the_bytes_of_the_log(server: RedisServer) -> None:
+    """As they do in a journal: else long keys fill Redis."""
+    async with open_redis_watchbus(server.url, retention=Retention(bytes=20_000)) as bus:
+        for _ in range(20):
+            await bus.publish_many([("k" * 500, b"x")] * 50)
+        assert 20_000 // 501 <= server.call("XLEN", "watchbus:log") < 200
+
+
+async def test_few_large_messages_are_trimmed_by_their_bytes(server: RedisServer) -> None:
+    """Though they are far fewer than the log may have messages."""
+    async with open_redis_watchbus(server.url, retention=Retention(bytes=20_000)) as bus:
+        for _ in range(119):
+            await bus.publish("k", b"x" * 999)
+        assert 20 <= server.call("XLEN", "watchbus:log") <= 22
+
+
+async def test_what_came_in_a_burst_goes_when_its_time_is_up(server: RedisServer) -> None:
+    """Ten seconds later the log has no more than it is to keep, and a mark's worth."""
+    async with open_redis_watchbus(server.url, retention=Retention(messages=100)) as bus:
+        for _ in range(50):
+            await bus.publish_many([("k", b"x")] * 20)
+        assert server.call("XLEN", "watchbus:log") == 1000
+        # As if the clock had gone on.
+        for place, mark in enumerate(server.call("LRANGE", "watchbus:marks", 0, -1)):
+            seq, size, time = mark.split()
+            server.call(
+                "LSET", "watchbus:marks", place, b"%b %b %d" % (seq, size, int(time) - 10_001)
+            )
+        await bus.publish("k", b"")
+        assert 100 <= server.call("XLEN", "watchbus:log") < 130
+
+
+async def test_a_retry_does_not_take_the_position_back(server: RedisServer) -> None:
+    """Who rests knows what it stored itself, and a retry is answered with what is old."""
+    async with open_redis_watchbus(server.url) as bus:
+        first = await bus.publish("k", b"1", idempotency_key="one")
+        [*_, last] = await bus.publish_many([("k", b"")] * 5)
+        assert await bus.publish("k", b"1", idempotency_key="one") == first
+        assert bus.position == last
+        assert str(bus._publisher.stored) == last

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,11 +15,14 @@ from served import until
 
 from trio_watchbus import (
     HistoryLostError,
+    Message,
     RedisWatchBus,
     Retention,
     WatchLaggedError,
     open_redis_watchbus,
 )
+from trio_watchbus._core._dispatcher import Dispatcher
+from trio_watchbus._redis._layout import Command, Page
 from trio_watchbus.abc import Publication, Watch, WatchBus
 from trio_watchbus.testing import FaultProxy
 
@@ -105,6 +110,21 @@ async def test_the_statistics_say_how_far_the_reader_is_behind(
         await until(lambda: bus.statistics().behind == 0)
         assert behind[0] == 50
         assert bus.statistics().reconnects == 1
+
+
+async def test_since_when_it_is_connected_is_known(server: RedisServer) -> None:
+    """Not while it is not, and anew after that."""
+    before = time.time()
+    async with cut_off(server) as (proxy, bus, _, _):
+        await until(lambda: not bus.statistics().connected)
+        assert bus.statistics().connected_since is None
+        cut = time.time()
+        proxy.accept()
+        await until(lambda: bus.statistics().connected)
+        since = bus.statistics().connected_since
+        assert since is not None
+        assert before < cut <= since <= time.time()
+    assert bus.statistics().connected is False
 
 
 async def test_a_lost_end_is_told_without_a_further_message(server: RedisServer) -> None:
@@ -281,4 +301,105 @@ async def test_ten_thousand_watches_have_three_connections(server: RedisServer) 
         with server.client() as client:
             names = [connected["name"] for connected in client.client_list()]
         assert sum(name.startswith("watchbus-") for name in names) == 3
+        assert sum("_follow" in thread.name for thread in threading.enumerate()) == 1
         await bus.publish_prefix("key-", b"")
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        ("HSET", "watchbus:meta", "epoch", "another", "start", 1700),
+        ("DEL", "watchbus:meta"),
+    ],
+    ids=["replaced", "gone"],
+)
+async def test_a_history_that_is_rewritten_while_it_is_read_is_refused(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, rewrite: tuple[Any, ...]
+) -> None:
+    """Between two pages of what is older than the journal."""
+    async with (
+        open_redis_watchbus(server.url) as publisher,
+        open_redis_watchbus(server.url, retention=Retention(messages=5)) as bus,
+    ):
+        start = publisher.position
+        await publisher.publish_many(numbered(1700))
+        ask = bus._queries.ask
+        pages = 0
+
+        async def ask_and_rewrite(commands: Sequence[Command], *weight: int) -> list[Any]:
+            nonlocal pages
+            pages += commands[0][0] == "XRANGE"
+            if pages == 2:
+                server.call(*rewrite)
+            return await ask(commands, *weight)
+
+        monkeypatch.setattr(bus._queries, "ask", ask_and_rewrite)
+        with pytest.raises(HistoryLostError) as raised:
+            await bus.watch("k", after=start).__aenter__()
+        assert (raised.value.reason, pages) == ("epoch", 2)
+
+
+async def test_a_position_below_the_start_of_its_epoch_is_refused(server: RedisServer) -> None:
+    """What stands there in the log is of another epoch; nobody was given such a position."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish_many(numbered(3))
+        server.call("DEL", "watchbus:meta")
+        epoch = (await bus.publish("k", b"after")).partition("-")[0]
+        for number in (0, 2):
+            with pytest.raises(HistoryLostError) as raised:
+                await bus.watch("k", after=f"{epoch}-{number}").__aenter__()
+            assert (raised.value.reason, raised.value.oldest) == ("trimmed", f"{epoch}-3")
+        async with bus.watch("k", after=f"{epoch}-3") as watch:
+            assert (await watch.receive()).data == b"after"
+
+
+async def test_others_run_while_a_page_is_handed_on(server: RedisServer) -> None:
+    """Every 64 messages; and pages of large messages become small ones."""
+    async with open_redis_watchbus(server.url) as bus, trio.open_nursery() as nursery:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        nursery.start_soon(count)
+        reader = bus._reader
+        epoch, data = reader.dispatcher.epoch, b"x" * 10_000
+        messages = [Message("k", data, f"{epoch}-{number}", 0.0) for number in range(1, 641)]
+        await reader._hand_on(Page([(1, messages)], b"640-0", b"receipt", 0), b"640-0")
+        assert turns >= 5
+        assert reader._entries == 1024 * 1024 // 10_000
+        nursery.cancel_scope.cancel()
+
+
+async def test_opening_reads_no_more_than_the_journal_holds(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the log is, which other processes may want longer."""
+    async with open_redis_watchbus(server.url) as publisher:
+        await publisher.publish_many(numbered(500))
+        accepted: list[str] = []
+        accept = Dispatcher.accept
+
+        def note(dispatcher: Dispatcher, message: Message) -> None:
+            accepted.append(message.id)
+            accept(dispatcher, message)
+
+        monkeypatch.setattr(Dispatcher, "accept", note)
+        async with open_redis_watchbus(server.url, retention=Retention(messages=5)) as bus:
+            assert len(accepted) == bus.statistics().journal_messages == 5
+
+
+async def test_who_opens_reads_nothing_of_an_epoch_before(server: RedisServer) -> None:
+    """What stands below the start of the numbering has ids of another."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish_many(numbered(3))
+        server.call("DEL", "watchbus:meta")
+        last = await bus.publish("k", b"after")
+        async with open_redis_watchbus(server.url) as fresh:
+            assert fresh.statistics().journal_messages == 1
+            epoch = last.partition("-")[0]
+            with pytest.raises(HistoryLostError):
+                await fresh.watch("k", after=f"{epoch}-2").__aenter__()

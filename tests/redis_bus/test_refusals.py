@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 import trio
-from redis_bus.servers import RedisServer, free_port
+from redis_bus.servers import RedisServer, free_port, running
 from served import until
 
 from trio_watchbus import (
@@ -148,6 +148,23 @@ async def test_a_log_replaced_by_something_else(server: RedisServer) -> None:
     assert server.call("GET", "watchbus:log") == b"somebody else's"
 
 
+async def test_a_publish_that_is_refused_for_good_is_surely_not_stored(server: RedisServer) -> None:
+    """It is not said to be unknown, as nothing was done."""
+    with trio.fail_after(10), pytest.raises(BusUnavailableError, match="refuses"):
+        async with open_redis_watchbus(server.url) as bus:
+            await bus.publish("k", b"1")
+            server.call("SET", "watchbus:recent", "somebody else's")
+            with trio.CancelScope(shield=True), pytest.raises(trio.BrokenResourceError):
+                await bus.publish("k", b"2")
+    assert server.call("XLEN", "watchbus:log") == 1
+
+
+async def test_a_database_that_is_not_there(server: RedisServer) -> None:
+    """It is refused at once, as waiting does not help."""
+    error = await opening_fails(f"{server.url}/99")
+    assert "DB index" in str(error)
+
+
 async def test_after_a_failure_everything_is_broken(server: RedisServer) -> None:
     """What is asked of a bus that failed raises `BrokenResourceError` with the cause."""
     with pytest.raises(BusUnavailableError):
@@ -247,3 +264,27 @@ else:
     raise AssertionError("it opened")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_a_server_without_a_command_is_refused_on_opening() -> None:
+    """Renamed away, or too old for it: that does not heal, and the error names the command."""
+    with running("valkey", settings='save ""\nrename-command XREAD ""\n') as server:
+        assert "xread" in str(await opening_fails(server.url)).lower()
+
+
+async def test_what_is_remembered_of_publishers_expires(server: RedisServer) -> None:
+    """Else each process that ever published would leave something for ever."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish("k", b"", idempotency_key="one")
+        with server.client() as client:
+            names = [*client.keys("watchbus:publisher:*"), *client.keys("watchbus:idem:*")]
+            assert len(names) == 2
+            for name in names:
+                assert 3_000_000 < client.pttl(name) <= 3_600_000
+
+
+@pytest.mark.parametrize("command", ["XTRIM", "XADD", "ZPOPMIN"])
+async def test_a_server_without_a_command_of_the_script_is_refused_on_opening(command: str) -> None:
+    """Else what is stored already is told to be refused when the script comes to it."""
+    with running("valkey", settings=f'save ""\nrename-command {command} ""\n') as server:
+        assert command in str(await opening_fails(server.url))

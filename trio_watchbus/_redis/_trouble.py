@@ -44,7 +44,8 @@ _KINDS: list[tuple[type[RefusedError], re.Pattern[str]]] = [
             r"|has no permissions|can't run this command|can't access at least one of the keys"
             r"|without any password configured|CERTIFICATE_VERIFY_FAILED"
             # A server that is too old, or where commands were renamed away.
-            r"|unknown command|syntax error"
+            r"|[Uu]nknown (Redis )?command|syntax error"
+            r"|DB index is out of range"
         ),
     ),
     (

@@ -113,7 +113,7 @@ async def test_refused_for_longer_than_a_publish_waits(kept: RedisServer, proces
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(
-            f"redis://127.0.0.1:{proxy.port}", processes, refuse, publish_timeout=0.5
+            f"redis://127.0.0.1:{proxy.port}", processes, refuse, publish_timeout=1.0
         )
     assert counts["refused"]
     assert counts["lost"] == 0
@@ -129,13 +129,13 @@ async def test_replies_dropped_for_longer_than_a_publish_waits(
         for _ in range(3):
             proxy.to_client.swallow()
             # So long nothing comes through: longer than a publish waits.
-            await trio.sleep(0.6)
+            await trio.sleep(1.1)
             proxy.to_client.release()
             proxy.cut()
             await account.stored_more(30)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(
-            f"redis://127.0.0.1:{proxy.port}", processes, drop, publish_timeout=0.5
+            f"redis://127.0.0.1:{proxy.port}", processes, drop, publish_timeout=1.0
         )
     assert counts["lost"] == 0

@@ -243,7 +243,7 @@ async def publish_when_back(bus: WatchBus, data: bytes, key: str | None = None) 
 async def test_what_never_arrived_is_not_done_late(server: RedisServer) -> None:
     """A call that was given up before Redis read it does nothing when Redis comes to it."""
     async with (
-        open_redis_watchbus(server.url, publish_timeout=0.4) as bus,
+        open_redis_watchbus(server.url, publish_timeout=1) as bus,
         open_redis_watchbus(server.url) as another,
     ):
         await bus.publish("k", b"0")

@@ -276,6 +276,11 @@ def test_a_retention_out_of_range_is_refused_by_name(how: Wrong, error: type[Exc
         Retention(**how)
 
 
+def test_what_is_no_retention_is_refused() -> None:
+    with pytest.raises(TypeError, match="retention must be a Retention, not dict"):
+        InMemoryWatchBus(retention={"messages": 5})  # type: ignore[arg-type]
+
+
 def test_a_bus_whose_messages_may_have_no_size_is_refused() -> None:
     with pytest.raises(ValueError, match="max_message_size must be at least 1, not 0"):
         InMemoryWatchBus(max_message_size=0)

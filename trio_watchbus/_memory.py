@@ -17,7 +17,7 @@ from ._core._watch import BufferedWatch
 from ._keys import check_key, check_prefix
 from ._message import MAX_MESSAGE_SIZE, Message, check_data, check_publication
 from ._request import WatchRequest
-from ._retention import Retention
+from ._retention import Retention, check_retention
 from ._statistics import BusStatistics
 from .abc import Publication, WatchBus
 
@@ -50,7 +50,7 @@ class InMemoryWatchBus(WatchBus):
         if max_message_size < 1:
             raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
         self.max_message_size = max_message_size
-        retention = Retention() if retention is None else retention
+        retention = check_retention(retention)
         # 48 bits: no two epochs that one client could meet are the same.
         self._dispatcher = Dispatcher(token_hex(6), retention)
         self._journal = self._dispatcher.journal

@@ -38,3 +38,16 @@ class Retention:
                 raise ValueError(f"Retention.{name} must be at least {least}, not {value}")
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"Retention.seconds must be positive or None, not {self.seconds}")
+
+
+def check_retention(retention: Retention | None) -> Retention:
+    """Return `retention`, or the default where it is None.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if retention is None:
+        return Retention()
+    if not isinstance(retention, Retention):
+        raise TypeError(f"retention must be a Retention, not {type(retention).__name__}")
+    return retention

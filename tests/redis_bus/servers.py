@@ -75,10 +75,11 @@ class RedisServer:
     Attributes:
         port: where it listens on 127.0.0.1; the same after a restart.
         path: its Unix socket.
+        folder: where it keeps its files.
     """
 
     def __init__(self, binary: Path, folder: Path, settings: str, *arguments: str) -> None:
-        self._folder = folder
+        self.folder = folder
         # Sentinels write into theirs.
         file = folder / "settings"
         file.write_text(settings)
@@ -95,11 +96,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *(*self._command, "--port", str(self.port), "--bind", "127.0.0.1"),
-                    *("--unixsocket", str(self.path), "--dir", str(self._folder)),
+                    *("--unixsocket", str(self.path), "--dir", str(self.folder)),
                 ],
                 stdout=log,
                 stderr=log,
@@ -107,7 +108,7 @@ class RedisServer:
         deadline = time.monotonic() + _PATIENCE
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                log_text = (self._folder / "log").read_text()
+                log_text = (self.folder / "log").read_text()
                 raise AssertionError(f"the server did not start: {log_text}")
             # It says in no other way that it is there; not a task, as threads start servers too.
             time.sleep(0.01)

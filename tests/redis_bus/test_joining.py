@@ -270,3 +270,43 @@ async def test_what_comes_before_history_is_read_is_not_given_twice(
             with trio.fail_after(20):
                 got = [(await watch.receive()).data for _ in range(3)]
         assert got == [b"old", b"between", b"live"]
+
+
+async def test_what_is_published_while_the_log_is_read_follows_from_the_journal(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of the log may reach beyond what this process has handed on yet."""
+    async with (
+        open_redis_watchbus(server.url) as publisher,
+        open_redis_watchbus(server.url, retention=Retention(messages=5)) as bus,
+        bus.watch("other"),
+    ):
+        start = publisher.position
+        ids = await publisher.publish_many([("k", b"")] * 20)
+        await until_at(bus, ids[-1])
+        take_page = bus._reader._take_page
+        going_on = trio.Event()
+
+        async def take_page_later(*page: Any) -> None:
+            await going_on.wait()
+            await take_page(*page)
+
+        monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
+        register_after = bus._mirror.register_after
+
+        def register_and_go_on(*arguments: Any) -> Any:
+            going_on.set()
+            return register_after(*arguments)
+
+        monkeypatch.setattr(bus._mirror, "register_after", register_and_go_on)
+        older = bus._past.older
+
+        async def publish_and_older(*arguments: Any) -> Any:
+            # The log has these, and this process has not heard of them.
+            ids.extend(await publisher.publish_many([("k", b"")] * 3))
+            return await older(*arguments)
+
+        monkeypatch.setattr(bus._past, "older", publish_and_older)
+        async with bus.watch("k", after=start) as watch:
+            with trio.fail_after(20):
+                assert [(await watch.receive()).id for _ in range(23)] == ids

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import trio
-from redis_bus.servers import RedisServer
+from redis_bus.servers import RedisServer, running
 from served import until
 
 from trio_watchbus import BusUnavailableError, open_redis_watchbus
 from trio_watchbus._redis import _bus, _connection, _open
 from trio_watchbus._redis._layout import Facts
+from trio_watchbus.abc import Watch, WatchBus
 from trio_watchbus.testing import FaultProxy, assert_nothing_left
 
 
@@ -197,3 +198,34 @@ async def test_a_bus_that_was_closed_before_it_was_left_is_closed(server: RedisS
     ):
         with trio.fail_after(5), pytest.raises(trio.ClosedResourceError):
             await operation()
+
+
+@pytest.mark.parametrize("error", [None, KeyError("the body's own")], ids=["none", "own"])
+async def test_leaving_where_redis_takes_no_farewell(error: KeyError | None) -> None:
+    """As after a save that failed, which stops all writes: it is left, and its watches end."""
+    settings = "save 3600 1000000\n"
+    with running("valkey", settings=settings) as server, trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(KeyError) if error else nullcontext():
+                async with open_redis_watchbus(server.url) as bus:
+                    watch = await nursery.start(receive_until_the_end, bus)
+                    (server.folder / "dump.rdb").mkdir()
+                    server.call("BGSAVE")
+                    with pytest.raises(BusUnavailableError, match="MISCONF"):
+                        while True:
+                            await bus.publish("other", b"")
+                    # Watching goes on.
+                    async with bus.watch("k"):
+                        pass
+                    if error is not None:
+                        raise error
+            assert repr(bus).endswith("closed>")
+        assert watch.statistics().buffered == 0
+
+
+async def receive_until_the_end(bus: WatchBus, task_status: trio.TaskStatus[Watch]) -> None:
+    """Watch a key until the bus is closed."""
+    async with bus.watch("k") as watch:
+        task_status.started(watch)
+        with pytest.raises(trio.EndOfChannel):
+            await watch.receive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, final
@@ -27,7 +28,7 @@ from ._past import Past
 from ._publisher import BYTES_A_WEIGHT, Publisher, Publishing
 from ._queries import Queries
 from ._reader import Reader
-from ._trouble import HopelessError, TroubleError
+from ._trouble import BusyError, HopelessError, TroubleError
 
 if TYPE_CHECKING:
     from ._connection import Link
@@ -202,7 +203,9 @@ class RedisWatchBus(WatchBus):
                 raise
             except TroubleError as trouble:
                 if trio.current_time() >= deadline:
-                    raise BusUnavailableError(f"Redis cannot be reached: {trouble}") from trouble
+                    refuses = isinstance(trouble, BusyError)
+                    what = "does not take writes" if refuses else "cannot be reached"
+                    raise BusUnavailableError(f"Redis {what}: {trouble}") from trouble
                 await backoff.pause()
         nursery.start_soon(self._work)
         with trio.move_on_at(deadline):
@@ -258,7 +261,11 @@ class RedisWatchBus(WatchBus):
         """Take this process out of the index, if Redis is there."""
         stopped = self._working.cancel_called or self._failure is not None
         if not stopped and self._reader.connected_since is not None:
-            with trio.move_on_after(_FAREWELL_SECONDS, shield=True):
+            with (
+                trio.move_on_after(_FAREWELL_SECONDS, shield=True),
+                # Then the lease ends by itself.
+                suppress(BusUnavailableError, trio.BrokenResourceError),
+            ):
                 await self._index.say_farewell()
 
     def _end(self, failure: Exception | None) -> None:

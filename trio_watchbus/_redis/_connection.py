@@ -103,18 +103,25 @@ def connection_maker(
         "protocol": 2,
     }
     connection_class = _cuttable(pool.connection_class)
-    return lambda: Link(connection_class(**arguments))
+    try:
+        connection_class(**arguments)
+    except TypeError:
+        problem = "it has an option that redis-py does not know"
+    else:
+        return lambda: Link(connection_class(**arguments))
+    raise ValueError(f"not the URL of a Redis server: {problem}; look at what follows the ?")
 
 
 def _pool_of(url: str) -> Any:
     try:
         return redis.ConnectionPool.from_url(url)
     except (ValueError, TypeError):
-        problem = "not a URL of a Redis server"
+        problem = "not the URL of a Redis server"
     # Outside of the handler, as what redis-py and urllib say quotes parts of the URL.
     raise ValueError(
-        f"{problem}; wanted redis://[[user]:password@]host[:port][/db], rediss:// likewise, or"
-        " unix:///path; a password's special characters are percent-encoded"
+        f"{problem}; wanted redis://user:password@host:port/db, of which all but the host may be"
+        " left out, rediss:// likewise, or unix:///path; a password's special characters are"
+        " percent-encoded"
     )
 
 
@@ -224,10 +231,17 @@ class Link:
         except (RedisError, OSError) as error:
             self.disconnect()
             raise _trouble(error) from error
+        except UnicodeError:
+            self.disconnect()
+            problem = "the host's name, the user or the password has what none may have"
         except BaseException:
             self.disconnect()
             raise
-        self._connected = True
+        else:
+            self._connected = True
+            return
+        # Outside of the handler, as that error quotes part of what may be secret.
+        raise HopelessError(problem)
 
     def _quiet(self) -> bool:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from math import inf
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import trio
 
 from .._errors import raise_what_ended
 from .._message import MAX_MESSAGE_SIZE
-from .._retention import Retention
+from .._retention import Retention, check_retention
 from ._bus import RedisWatchBus, refused_for_good
 from ._layout import Names
 from ._trouble import HopelessError
@@ -63,8 +64,8 @@ def open_redis_watchbus(
     Raises:
         ImportError: redis-py is not installed.
         TypeError: an argument is of the wrong type.
-        ValueError: the URL is none, the client has ``decode_responses=True``, or another argument
-            is out of range.
+        ValueError: it is not the URL of a Redis server, the client has
+            ``decode_responses=True``, or another argument is out of range.
         BusUnavailableError: on entering: Redis cannot be reached within `publish_timeout`
             seconds, or refuses; it says what.
     """
@@ -76,15 +77,15 @@ def open_redis_watchbus(
         ) from error
     if max_message_size < 1:
         raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
-    if not publish_timeout > 0:
-        raise ValueError(f"publish_timeout must be above 0 s, not {publish_timeout}")
+    if not 0 < publish_timeout < inf:
+        raise ValueError(f"publish_timeout must be above 0 s and finite, not {publish_timeout}")
     name = f"watchbus-{token_hex(6)}"
     answer_timeout = min(_LONGEST_ANSWER, publish_timeout / 3)
     bus = RedisWatchBus(
         connection_maker(url_or_client, timeout=_READ_TIMEOUT, name=name),
         connection_maker(url_or_client, timeout=answer_timeout, name=name),
         names=Names(namespace),
-        retention=Retention() if retention is None else retention,
+        retention=check_retention(retention),
         max_message_size=max_message_size,
         timeout=publish_timeout,
     )

@@ -93,7 +93,8 @@ class Past:
             if not runs or runs[0][0] != number + 1:
                 oldest = Position(after.epoch, runs[0][0] - 1) if runs else mirror.oldest
                 raise HistoryLostError("trimmed", str(oldest))
-            _, messages = runs[0]
+            # What comes after the journal's newest comes from there, once it is.
+            messages = runs[0][1][: mirror.journal.last - number]
             found += request.select(messages)
             number += len(messages)
         return found, Position(after.epoch, number)
@@ -101,7 +102,7 @@ class Past:
 
 def _check(after: Position, facts: Facts, mirror: Mirror) -> None:
     """Raise `HistoryLostError` if `after` is of another history than `facts` are."""
-    if after.epoch != facts.epoch:
+    if not after.epoch == facts.epoch == mirror.epoch:
         raise HistoryLostError("epoch", str(mirror.oldest))
     if after.sequence < facts.start:
         raise HistoryLostError("trimmed", str(Position(facts.epoch, facts.start)))

@@ -482,13 +482,11 @@ local function index()
   local now = milliseconds()
   local own = PROCESS .. process
   local leased = call('ZSCORE', PROCESSES, process)
-  local function renew()
-    local done = pcall('ZADD', PROCESSES, whole(now + lease), process)
-    return type(done) == 'table' and done.err
-  end
-  local refusal = added > 0 and renew()
-  if refusal then
-    return answer(held, refusal)
+  if noted ~= '0' or #ARGV > 6 then
+    local refusal = pcall('ZADD', PROCESSES, whole(now + lease), process)
+    if type(refusal) == 'table' and refusal.err then
+      return answer(held, refusal.err)
+    end
   end
   sweep(now)
   if noted == 'all' then
@@ -516,12 +514,12 @@ local function index()
   if call('SCARD', own) == 0 then
     call('ZREM', PROCESSES, process)
   else
-    refusal = renew()
+    call('ZADD', PROCESSES, whole(now + lease), process)
   end
   call('PEXPIRE', INDEX, lease)
   call('PEXPIRE', PROCESSES, 30 * lease)
   call('PEXPIRE', own, 30 * lease)
-  return answer(held, refusal or 'done')
+  return answer(held, 'done')
 end
 
 -- watched: the keys that anyone watches.

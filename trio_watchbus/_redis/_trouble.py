@@ -45,7 +45,7 @@ _KINDS: list[tuple[type[RefusedError], re.Pattern[str]]] = [
             r"|without any password configured|CERTIFICATE_VERIFY_FAILED"
             # A server that is too old, or where commands were renamed away.
             r"|[Uu]nknown (Redis )?command|syntax error"
-            r"|DB index is out of range"
+            r"|DB index is out of range|Client names cannot contain"
         ),
     ),
     (

@@ -206,7 +206,8 @@ class Line(ABC, Generic[Ask, Answer]):
             # Else the answer was read already, in the thread.
             if job.outcome is None:
                 job.outcome = self.unanswered(job, error)
-        job.wake()
+            # Under the lock: who does not wait is not sent.
+            job.wake()
 
     async def _retry(self, trouble: TroubleError) -> None:
         """Go on with the group to which `trouble` came, until it is answered or nobody waits."""

@@ -12,6 +12,23 @@ TESTS = (
 )
 
 WATCH = "_core/_watch.py"
+
+# What `receive` and `__anext__` have: a turn where something waits, parking where nothing does.
+COUNT = "                    self._turn -= 1\n"
+CHECK = "                    await checkpoint_if_cancelled()\n"
+TURN = f"""                if self._turn:
+{COUNT}{CHECK}                else:
+                    self._turn = _MESSAGES_A_TURN - 1
+                    await checkpoint()
+"""
+PARK = """\
+            elif self.synced and self._final_position is None and not self._source.ended:
+                self._task = current_task()
+                self._turn = _MESSAGES_A_TURN - 1
+                await wait_task_rescheduled(self._abort)
+            if self._buffer and self._task is None:
+                return self._buffer.popleft()
+"""
 DISPATCHER = "_core/_dispatcher.py"
 ABC = "abc.py"
 
@@ -46,8 +63,8 @@ MUTANTS = [
     mutant(
         "a cancelled wait leaves the watch busy",
         WATCH,
-        "            self._task = None\n            return Abort.SUCCEEDED\n",
-        "            return Abort.SUCCEEDED\n",
+        "        self._task = None\n        return Abort.SUCCEEDED\n",
+        "        return Abort.SUCCEEDED\n",
     ),
     mutant(
         "closing does not wake the consumer",
@@ -95,65 +112,39 @@ MUTANTS = [
     mutant(
         "receiving yields to nobody",
         WATCH,
-        """        if self._buffer and self._task is None:
-            if self._turn:
-                self._turn -= 1
-                await checkpoint_if_cancelled()
-            else:
-                self._turn = _MESSAGES_A_TURN - 1
-                await checkpoint()
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        return await self._receive_slowly()
-""",
-        """        if self._buffer and self._task is None:
-            await checkpoint_if_cancelled()
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        return await self._receive_slowly()
-""",
+        f"{TURN}{PARK}        return await self._receive_slowly()\n",
+        f"{TURN.replace(COUNT, '')}{PARK}        return await self._receive_slowly()\n",
     ),
     mutant(
         "iterating yields to nobody",
         WATCH,
-        """                self._turn -= 1
-                await checkpoint_if_cancelled()
-            else:
-                self._turn = _MESSAGES_A_TURN - 1
-                await checkpoint()
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        try:
-""",
-        """                await checkpoint_if_cancelled()
-            else:
-                self._turn = _MESSAGES_A_TURN - 1
-                await checkpoint()
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        try:
-""",
+        f"{TURN}{PARK}        try:\n",
+        f"{TURN.replace(COUNT, '')}{PARK}        try:\n",
     ),
     mutant(
         "iterating is no cancellation point",
         WATCH,
-        """                self._turn -= 1
-                await checkpoint_if_cancelled()
-            else:
-                self._turn = _MESSAGES_A_TURN - 1
-                await checkpoint()
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        try:
-""",
-        """                self._turn -= 1
-            else:
-                self._turn = _MESSAGES_A_TURN - 1
-                await checkpoint()
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        try:
-""",
+        f"{TURN}{PARK}        try:\n",
+        f"{TURN.replace(CHECK, '')}{PARK}        try:\n",
+    ),
+    mutant(
+        "who waits for a bus that was closed waits for ever",
+        WATCH,
+        f"{PARK}        try:\n",
+        f"{PARK.replace(' and not self._source.ended', '')}        try:\n",
+    ),
+    mutant(
+        "who waits on a watch that was closed waits for ever",
+        WATCH,
+        f"{PARK}        return await self._receive_slowly()\n",
+        f"{PARK.replace(' and self._final_position is None', '')}"
+        "        return await self._receive_slowly()\n",
+    ),
+    mutant(
+        "who iterates over a watch that is behind waits for ever",
+        WATCH,
+        f"{PARK}        try:\n",
+        f"{PARK.replace('self.synced and ', '')}        try:\n",
     ),
     mutant(
         "a turn is of twice as many messages",

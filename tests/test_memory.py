@@ -123,20 +123,6 @@ async def test_drop_newest_with_room_for_one_is_what_the_go_package_does(
         assert watch.statistics().dropped == 2
 
 
-async def test_iterating_catches_up(bus: InMemoryWatchBus) -> None:
-    """Over a watch that fell behind, as receiving does."""
-    async with bus.watch("k", buffer_size=1) as watch:
-        for number in range(5):
-            await bus.publish("k", b"%d" % number)
-        got = []
-        with trio.fail_after(5):
-            async for message in watch:
-                got.append(message.data)
-                if len(got) == 5:
-                    break
-        assert got == [b"0", b"1", b"2", b"3", b"4"]
-
-
 # Without await
 
 

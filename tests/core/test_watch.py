@@ -177,6 +177,20 @@ async def test_closing_the_bus_wakes_whoever_waits(bus: InMemoryWatchBus, receiv
         bus.close()
 
 
+async def test_iterating_catches_up(bus: InMemoryWatchBus) -> None:
+    """Over a watch that fell behind, as receiving does."""
+    async with bus.watch("k", buffer_size=1) as watch:
+        for number in range(5):
+            await bus.publish("k", b"%d" % number)
+        got = []
+        with trio.fail_after(5):
+            async for message in watch:
+                got.append(message.data)
+                if len(got) == 5:
+                    break
+        assert got == [b"0", b"1", b"2", b"3", b"4"]
+
+
 async def test_iterating_ends_where_the_bus_closes(bus: InMemoryWatchBus) -> None:
     async with bus.watch("a") as watch:
         publish(bus, "a1", "a2")

@@ -307,7 +307,7 @@ MUTANTS = [
         "what became of such a call is forgotten with the one after it",
         PUBLISHER,
         "        self._unsettled |= self._told\n",
-        "        self._unsettled = self._told and self._call % 2 == 0\n",
+        "        self._unsettled = self._told\n",
         PUBLISHING,
     ),
     Mutant(

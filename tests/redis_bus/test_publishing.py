@@ -170,7 +170,9 @@ async def unknown(bus: WatchBus, proxy: FaultProxy, data: bytes) -> PublishUnkno
     return caught.value
 
 
-@pytest.mark.parametrize("how", ["by itself", "by another", "by another, after more"])
+@pytest.mark.parametrize(
+    "how", ["by itself", "by another", "by another, after more", "by another, after a refusal"]
+)
 async def test_what_is_unknown_is_published_again_under_its_key(
     server: RedisServer, how: str
 ) -> None:
@@ -183,7 +185,12 @@ async def test_what_is_unknown_is_published_again_under_its_key(
     ):
         error = await unknown(bus, proxy, b"1")
         assert entries(server) == [b"1"]
-        if how == "by another, after more":
+        if how == "by another, after a refusal":
+            server.call("CONFIG", "SET", "maxmemory", 1)
+            with pytest.raises(BusUnavailableError, match="memory"):
+                await publish_until_answered(bus, b"refused")
+            server.call("CONFIG", "SET", "maxmemory", 0)
+        if how.startswith("by another, after"):
             await publish_when_back(bus, b"2")
         publisher = bus if how == "by itself" else another
         identifier = await publish_when_back(publisher, b"1", error.idempotency_key)
@@ -226,6 +233,17 @@ async def test_what_was_answered_in_time_is_not_called_unanswered(
 
         monkeypatch.setattr(_line, "_hand_over", hand_over_late)
         assert (await bus.publish("k", b"1")).endswith("-1")
+
+
+async def publish_until_answered(bus: WatchBus, data: bytes) -> None:
+    """Publish, although the connection was cut a moment ago; what Redis refuses is raised."""
+    with trio.fail_after(20):
+        while True:
+            try:
+                await bus.publish("k", data)
+            except BusUnavailableError as error:
+                if "no answer" not in str(error):
+                    raise
 
 
 async def publish_when_back(bus: WatchBus, data: bytes, key: str | None = None) -> str:

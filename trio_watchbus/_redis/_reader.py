@@ -292,7 +292,8 @@ class Reader(Generic[D]):
     def _what_is_so(self) -> Command:
         """Return what asks for the state, and replaces the epoch if history was rewritten."""
         receipts = self._handed_on, self._heard_of, self._receipt_of_publisher()
-        return self._names.script("state", token_hex(6), *receipts)
+        # Mostly they are one: each costs a look at an entry.
+        return self._names.script("state", token_hex(6), *dict.fromkeys(receipts))
 
     def _ask(self, command: Command) -> Any:
         [reply] = self._link.exchange(command)

@@ -432,8 +432,15 @@ local function state()
     held = check_receipt(held, ARGV[i], candidate)
   end
   local number = whole(held.seq)
+  local position = held.epoch .. '-' .. number
+  -- Mostly the caller has it: an entry may be large.
+  for i = 3, #ARGV do
+    if string.sub(ARGV[i], 1, #position + 1) == position .. ' ' then
+      return answer(held, ARGV[i])
+    end
+  end
   local entry = call('XRANGE', LOG, number .. '-0', number .. '-0')[1]
-  return answer(held, entry and receipt(held, number, entry[2]) or held.epoch .. '-' .. number)
+  return answer(held, entry and receipt(held, number, entry[2]) or position)
 end
 
 -- Who watches what.

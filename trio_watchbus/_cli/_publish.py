@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Self, final
 
@@ -16,7 +15,7 @@ from .._errors import MessageTooLargeError, WatchBusError
 from .._keys import check_key, check_prefix
 from .._remote._bus import RemoteWatchBus
 from ..abc import WatchBus
-from ._client import bus_options, open_bus, run
+from ._client import Opening, bus_options, open_bus, run
 from ._errors import CommandError, one_line
 
 _STDIN = 0
@@ -72,24 +71,24 @@ def _address(arguments: tuple[str, ...], prefix: str | None) -> tuple[str, str |
 
 
 async def _publish_one(
-    opening: AbstractAsyncContextManager[WatchBus],
+    opening: Opening,
     name: str,
     is_prefix: bool,
     data: bytes,
-    _nursery: trio.Nursery,
+    nursery: trio.Nursery,
 ) -> None:
-    async with opening as bus:
+    async with opening(nursery) as bus:
         publish = bus.publish_prefix if is_prefix else bus.publish
         click.echo(await publish(name, data))
 
 
 async def _publish_lines(
-    opening: AbstractAsyncContextManager[WatchBus],
+    opening: Opening,
     name: str,
     is_prefix: bool,
-    _nursery: trio.Nursery,
+    nursery: trio.Nursery,
 ) -> None:
-    async with opening as bus:
+    async with opening(nursery) as bus:
         progress = _Progress()
         try:
             async for lines in _Lines(bus.max_message_size):

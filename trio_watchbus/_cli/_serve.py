@@ -15,7 +15,7 @@ from .._open import open_watchbus
 from ..web._hypercorn import make_config
 from ..web._listen import Bind, open_socket, url_of
 from ..web._options import ServerOptions
-from ._errors import CommandError, masked, one_line
+from ._errors import CommandError, blaming, one_line, shown_url
 from ._workers import log_to_stderr, run_worker, run_workers
 
 _DEFAULTS = ServerOptions()
@@ -64,8 +64,8 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
 def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
     """Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.
 
-    SIGTERM or Ctrl-C ends it: streams are told, and what was asked is answered, within the grace.
-    A second signal ends it at once.
+    SIGTERM or Ctrl-C stops it: streams are told, and pending requests are answered, within the
+    grace period. A second signal ends it at once.
     """
     try:
         options = ServerOptions(**settings)
@@ -85,10 +85,8 @@ def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
 
 def check_bus_url(bus_url: str, workers: int) -> None:
     """Return if that many workers can serve the bus of this URL."""
-    try:
+    with blaming("--bus"):
         open_watchbus(bus_url)
-    except (ValueError, TypeError, ImportError) as error:
-        raise click.UsageError(f"--bus: {error}") from None
     if workers > 1 and bus_url.startswith("memory:"):
         raise click.UsageError(
             f"a bus in memory is one process's, and each of {workers} workers would have its own:"
@@ -125,6 +123,4 @@ def check_tls(options: ServerOptions) -> None:
 def announcement(bus_url: str, listening: socket.socket, options: ServerOptions) -> str:
     """Return where the server is, and how to try it."""
     url = url_of(listening, tls=options.certfile is not None)
-    # A query may have spaces, and all of it is secret.
-    bus = masked(bus_url.partition("?")[0])
-    return f"watchbus: {bus} served at {url}\n  try: curl -N '{url}/sse?key=hello'"
+    return f"watchbus: {shown_url(bus_url)} served at {url}\n  try: curl -N '{url}/sse?key=hello'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import click
@@ -15,8 +14,7 @@ from .. import _protocol as protocol
 from .._errors import WatchLaggedError
 from .._message import Message
 from .._request import WatchRequest
-from ..abc import WatchBus
-from ._client import bus_options, open_bus, run
+from ._client import Opening, bus_options, open_bus, run
 
 _STDOUT = 1
 
@@ -58,13 +56,13 @@ def watch(
 
 
 async def _watch(
-    opening: AbstractAsyncContextManager[WatchBus],
+    opening: Opening,
     request: WatchRequest,
     as_json: bool,
     nursery: trio.Nursery,
 ) -> None:
     """Print what is published, until nobody reads it."""
-    async with opening as bus:
+    async with opening(nursery) as bus:
         nursery.start_soon(_leave_without_reader, nursery.cancel_scope)
         async with bus.watch_any(
             request.keys,

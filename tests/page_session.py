@@ -167,7 +167,7 @@ class PageSession:
             self._ports[REDIS_PORT] = self._redis.port
         text = self.with_ports(block.text)
         file = _FILE.match(block.text)
-        if block.mark == "not run" or block.language == "mermaid" or block.language[:1] == "{":
+        if block.mark == "not run" or block.language[:1] == "{":
             return
         if file is not None:
             path = self.folder / file["name"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import trio
 from quart_trio import QuartTrio
 
 from trio_watchbus import InMemoryWatchBus, Retention
@@ -23,4 +24,4 @@ async def page() -> str:
 
 
 if __name__ == "__main__":
-    app.run(port=8000)
+    trio.run(app.run_task, "127.0.0.1", 8000)

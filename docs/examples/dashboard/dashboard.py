@@ -39,4 +39,4 @@ async def measure(room: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(port=8000)
+    trio.run(app.run_task, "127.0.0.1", 8000)

@@ -30,7 +30,10 @@ def bus_options(function: Function) -> Function:
     """Add the options that name a bus."""
     for option in (
         click.option(
-            "--token", envvar="WATCHBUS_TOKEN", show_envvar=True, help="Sent to a served bus."
+            "--token",
+            envvar="WATCHBUS_TOKEN",
+            show_envvar=True,
+            help="Bearer token for a proxy or app in front of a served bus.",
         ),
         click.option(
             "--bus",
@@ -39,7 +42,7 @@ def bus_options(function: Function) -> Function:
             show_envvar=True,
             default=DEFAULT_BUS,
             show_default=True,
-            help="http, https, ws, wss: a served bus; or redis, rediss, unix.",
+            help="A served bus: http, https, ws, wss; or Redis: redis, rediss, unix.",
         ),
     ):
         function = option(function)

@@ -33,13 +33,13 @@ _TELL_EVERY = 0.1
 
 @click.command()
 @click.argument("arguments", metavar="KEY [DATA|-]", nargs=-1)
-@click.option("--prefix", help="Publish to every key that starts so, instead of to KEY.")
+@click.option("--prefix", help="Publish to every key that starts with this, instead of to KEY.")
 @bus_options
 def publish(arguments: tuple[str, ...], prefix: str | None, bus_url: str, token: str | None) -> int:
     """Publish DATA to KEY, and print the message's id.
 
-    With - or nothing in place of DATA, each line of standard input is published as it comes; those
-    that come fast go together, and nothing is printed.
+    With - or nothing in place of DATA, each line of standard input is published as it comes; lines
+    that come fast are published together, and nothing is printed.
     """
     name, data = _address(arguments, prefix)
     is_prefix = prefix is not None

@@ -21,14 +21,16 @@ _STDOUT = 1
 
 @click.command()
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
-@click.option("--prefix", "prefixes", multiple=True, help="Every key that starts so; repeatable.")
+@click.option(
+    "--prefix", "prefixes", multiple=True, help="Watch every key that starts with this; repeatable."
+)
 @bus_options
-@click.option("--after", help="First what came after this position, or a message's id.")
+@click.option("--after", help="Begin with what came after this position or message's id.")
 @click.option(
     "--history",
     type=click.IntRange(0, protocol.MAX_HISTORY),
     default=0,
-    help="First so many kept of each key.",
+    help="Begin with so many of the newest kept messages of each key.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each message as a line of JSON.")
 def watch(
@@ -42,9 +44,9 @@ def watch(
 ) -> int:
     """Print what is published to KEYs and prefixes, for ever.
 
-    The data of each message as it is, and a newline; with --json a line with its key, id and time
-    too, and its data in base64 where that is not text. When the connection breaks it goes on where
-    it was; what is lost is told on standard error.
+    Prints the data of each message as it is, and a newline; with --json a line with its key, id and
+    time too, and its data in base64 where that is not text. When the connection breaks, it
+    continues where it was; what is lost is reported on standard error.
     """
     try:
         request = WatchRequest(keys, prefixes, after=after, history=history)

@@ -42,7 +42,8 @@ def open_remote_watchbus(
     Args:
         url: ``http://host[:port][/path]``, or likewise with ``https``, ``ws`` or ``wss``, where
             path is what the routes are mounted under.
-        token: sent as a bearer token; shown nowhere.
+        token: sent as a bearer token, for a proxy or an app in front of the routes: `serve` and
+            ``watchbus serve`` check none. Shown nowhere.
         ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
         publish_timeout: seconds that a publish may take over all attempts, above 0; also the
             limit for opening a watch, for the next part of its history, and for queries.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -24,4 +25,4 @@ async def page() -> str:
 
 
 if __name__ == "__main__":
-    trio.run(app.run_task, "127.0.0.1", 8000)
+    trio.run(partial(app.run_task, port=8000))

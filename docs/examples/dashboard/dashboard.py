@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -39,4 +40,4 @@ async def measure(room: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(app.run_task, "127.0.0.1", 8000)
+    trio.run(partial(app.run_task, port=8000))

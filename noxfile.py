@@ -65,6 +65,16 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
 
 
+@nox.session(default=False)
+def diagrams(session: nox.Session) -> None:
+    """Draw the documentation's diagrams anew, with npm and the Chromium that is installed."""
+    session.install("playwright")
+    folder = session.create_tmp()
+    session.run("npm", "install", "--no-save", "--prefix", folder, "mermaid@11", external=True)
+    mermaid = f"{folder}/node_modules/mermaid/dist/mermaid.min.js"
+    session.run("python", "docs/diagrams/draw.py", mermaid)
+
+
 @nox.session(python=PYTHONS, requires=["wheel"])
 def tests(session: nox.Session) -> None:
     """Run the tests against the installed wheel.

@@ -1,6 +1,10 @@
 """How Sphinx builds these pages."""
 
+import re
 from importlib import metadata
+from pathlib import Path
+
+from sphinx.errors import ExtensionError
 
 project = "trio-watchbus"
 author = "The trio-watchbus authors"
@@ -11,16 +15,15 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinxcontrib.mermaid",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Written so that sites which show Markdown draw them too.
-myst_fence_as_directive = ["mermaid"]
 
 # Names in single backticks are looked up, and stay code when they are nobody's.
 default_role = "py:obj"
@@ -44,6 +47,24 @@ def resolve_own_name(app, env, node, contnode):
     return None
 
 
+# What a browser loads by itself, unlike a link that is followed.
+LOADED = re.compile(
+    r"""<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//|"""
+    r"""\b(?:import|from)\s*\(?["']https?://|url\(["']?(?:https?:)?//"""
+)
+
+
+def check_that_nothing_is_loaded_from_elsewhere(app, exception):
+    """Pages are read without a network, and tell nobody that they are."""
+    if exception is None and app.builder.format == "html":
+        for path in Path(app.outdir).rglob("*"):
+            if path.suffix in (".html", ".css", ".js"):
+                found = LOADED.search(path.read_text())
+                if found is not None:
+                    raise ExtensionError(f"{path} loads something from elsewhere: {found[0]}")
+
+
 def setup(app):
-    """Have names that nobody knows looked up here."""
+    """Have names that nobody knows looked up here, and the built pages looked over."""
     app.connect("missing-reference", resolve_own_name)
+    app.connect("build-finished", check_that_nothing_is_loaded_from_elsewhere)

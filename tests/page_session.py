@@ -167,7 +167,7 @@ class PageSession:
             self._ports[REDIS_PORT] = self._redis.port
         text = self.with_ports(block.text)
         file = _FILE.match(block.text)
-        if block.mark == "not run" or block.language == "mermaid" or block.language[:1] == "{":
+        if block.mark == "not run" or block.language[:1] == "{":
             return
         if file is not None:
             path = self.folder / file["name"]
@@ -243,7 +243,7 @@ class PageSession:
             f" http {{ access_log off; {folders} {inside_http} }}"
         )
         await self.start([server, "-e", "stderr", "-p", str(self.folder), "-c", str(configuration)])
-        [port] = re.findall(r"listen 127\.0\.0\.1:(\d+);", inside_http)
+        [port] = re.findall(r"listen 127\.0\.0\.1:(\d+)\b[^;]*;", inside_http)
         await self._wait_until_open(int(port))
 
     async def _wait_until_open(self, port: int) -> None:

@@ -201,6 +201,16 @@ async def test_an_option_out_of_range_is_refused_with_the_range(
         bus.watch("k", **how)
 
 
+async def test_an_option_that_no_watch_has_is_refused_with_those_that_there_are(
+    bus: InMemoryWatchBus,
+) -> None:
+    wrong: Wrong = {"bufsize": 1}
+    for opening, what in ((bus.watch, "a"), (bus.subscribe_prefix, "a"), (bus.watch_any, ["a"])):
+        watching: Wrong = opening
+        with pytest.raises(TypeError, match=r"watch\(\) takes no option 'bufsize'.*buffer_size"):
+            watching(what, **wrong)
+
+
 async def test_a_watch_on_nothing_is_refused(bus: InMemoryWatchBus) -> None:
     with pytest.raises(ValueError, match="at least one key or prefix"):
         bus.watch_any()

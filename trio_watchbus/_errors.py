@@ -44,7 +44,7 @@ class InvalidKeyError(WatchBusError, ValueError):
 
 
 class InvalidPositionError(WatchBusError, ValueError):
-    """A position that is none: not a message's ``id`` and not a watch's or bus's ``position``."""
+    """What was given as a position is neither a message's ``id`` nor a ``position``."""
 
 
 class MessageTooLargeError(WatchBusError, ValueError):

@@ -70,7 +70,19 @@ class InMemoryWatchBus(WatchBus):
 
     @enable_ki_protection
     def publish_nowait(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
-        """As `publish`, but synchronous and not a checkpoint."""
+        """Publish as `publish` does, but synchronously; not a checkpoint.
+
+        For code that cannot await. From another thread, call it by `trio.from_thread.run_sync`.
+
+        Returns:
+            the message's id, once the message was handed to each live watch.
+
+        Raises:
+            InvalidKeyError: `key` or `idempotency_key` is not a valid key.
+            MessageTooLargeError: `data` is too long.
+            TypeError: an argument is of the wrong type.
+            trio.ClosedResourceError: the bus is closed.
+        """
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.
         if key not in self._routes or self._closed or idempotency_key is not None:
@@ -88,7 +100,14 @@ class InMemoryWatchBus(WatchBus):
     def publish_prefix_nowait(
         self, prefix: str, data: bytes, *, idempotency_key: str | None = None
     ) -> str:
-        """As `publish_prefix`, but synchronous and not a checkpoint."""
+        """Publish as `publish_prefix` does, but synchronously; not a checkpoint.
+
+        Returns:
+            the message's id, once the message was handed to each live watch that it touches.
+
+        Raises:
+            Exception: as `publish_nowait`.
+        """
         return self._publish_all(
             [check_publication((prefix, data, True), self.max_message_size)], idempotency_key
         )[0]
@@ -97,7 +116,14 @@ class InMemoryWatchBus(WatchBus):
     def publish_many_nowait(
         self, messages: Iterable[Publication], *, idempotency_key: str | None = None
     ) -> list[str]:
-        """As `publish_many`, but synchronous and not a checkpoint."""
+        """Publish as `publish_many` does, but synchronously; not a checkpoint.
+
+        Returns:
+            the ids, in the order of the messages.
+
+        Raises:
+            Exception: as `publish_nowait`; what is wrong with one item refuses them all.
+        """
         return self._publish_all(
             [check_publication(item, self.max_message_size) for item in messages], idempotency_key
         )

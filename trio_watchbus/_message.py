@@ -92,7 +92,7 @@ def check_publication(item: Any, max_message_size: int) -> tuple[str, bytes, boo
 
     Raises:
         TypeError: it is not ``(key, data)`` or ``(prefix, data, True)``, or a part of it is wrong.
-        InvalidKeyError: the key or prefix is none.
+        InvalidKeyError: the key or prefix is not valid.
         MessageTooLargeError: the data is longer than `max_message_size` bytes.
     """
     try:

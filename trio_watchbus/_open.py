@@ -22,7 +22,7 @@ def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[Watch
 
     Raises:
         TypeError: `url` is not a ``str``, or an option is unknown.
-        ValueError: no bus has such a URL.
+        ValueError: `url` is not a bus URL.
         ImportError: what the bus needs is not installed; it says what.
     """
     if not isinstance(url, str):

@@ -48,7 +48,7 @@ class WatchRequest:
             TypeError: an argument is of the wrong type.
             ValueError: `buffer_size`, `history` or `overflow` is out of range, `after` and
                 `history` are both given, or there is neither a key nor a prefix.
-            InvalidKeyError: a key or prefix is none.
+            InvalidKeyError: a key or prefix is not valid.
             InvalidPositionError: `after` is not a position.
         """
         for name, given in (("keys", keys), ("prefixes", prefixes)):

@@ -7,9 +7,9 @@ The promises, for all buses alike:
    asked for it.
 2. There is one order for all: every watch sees messages of increasing position, each at most once.
 3. Resuming is exact or refused: `after` gives every matching message that follows, or raises
-   `HistoryLostError`; never a part of them.
-4. Leaving the ``async with``, by any door, leaves nothing of the watch behind. Closing is
-   synchronous and cannot fail.
+   `HistoryLostError`; never only a part of them.
+4. However the ``async with`` is left, even by cancellation, nothing of the watch remains. Closing
+   is synchronous and cannot fail.
 5. A slow watcher delays nobody, and holds bounded memory.
 6. A publish that returned is never silently undone by this library; one whose fate is unknown
    raises `PublishUnknownError`. Retries under one idempotency key store it once.
@@ -158,9 +158,9 @@ class WatchBus(ABC):
             **how: see `WatchOptions`.
 
         Raises:
-            InvalidKeyError: `key` is none.
+            InvalidKeyError: `key` is not a valid key.
             InvalidPositionError: `after` is not a position.
-            TypeError: an argument is of the wrong type.
+            TypeError: an argument is of the wrong type, or there is no such option.
             ValueError: an option is out of range.
             HistoryLostError: on entering: `after` cannot be resumed from exactly.
             trio.ClosedResourceError: on entering: the bus is closed.
@@ -186,6 +186,11 @@ class WatchBus(ABC):
 
         At least one key or prefix is needed. Arguments and errors otherwise as `watch`.
         """
+        for name in how.keys() - WatchOptions.__annotations__.keys():
+            raise TypeError(
+                f"watch() takes no option {name!r}; its options are"
+                f" {', '.join(WatchOptions.__annotations__)}"
+            )
         return _Opening(self, WatchRequest(keys, prefixes, **how))
 
     @abstractmethod
@@ -207,7 +212,7 @@ class WatchBus(ABC):
                 number of publishes or time.
 
         Raises:
-            InvalidKeyError: `key` or `idempotency_key` is none.
+            InvalidKeyError: `key` or `idempotency_key` is not a valid key.
             MessageTooLargeError: `data` is too long.
             TypeError: an argument is of the wrong type.
             BusUnavailableError: the backend did not take it; nothing was stored.
@@ -245,8 +250,16 @@ class WatchBus(ABC):
     async def latest(self, key: str) -> Message | None:
         """Return the newest kept message that was published to `key`, or None.
 
+        A cancel leaves nothing: asking changes nothing.
+
+        Args:
+            key: 1 to 512 bytes as UTF-8, without control characters.
+
+        Returns:
+            the message; None where none of that key is kept.
+
         Raises:
-            InvalidKeyError: `key` is none.
+            InvalidKeyError: `key` is not a valid key.
             TypeError: `key` is not a ``str``.
             BusUnavailableError: the backend cannot be asked.
             trio.ClosedResourceError: the bus is closed.
@@ -257,7 +270,10 @@ class WatchBus(ABC):
         """Return the keys under `prefix` that someone watches now, by their names.
 
         Keys that are only covered by a watched prefix are not among them. Over Redis, and
-        remote, the watches of all processes count. Errors as `latest`.
+        remote, the watches of all processes count. Errors and cancelling as `latest`.
+
+        Args:
+            prefix: what the keys start with; empty for all of them.
         """
 
     @property

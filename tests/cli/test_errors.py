@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_watchbus._cli._errors import masked, one_line
+from trio_watchbus import BusUnavailableError, HistoryLostError, PublishUnknownError
+from trio_watchbus._cli._errors import failure_of, masked, one_line
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_characters="/?#")).map(
     lambda text: f"SECRET{text}SECRET"
@@ -43,3 +44,21 @@ def test_no_value_of_a_query_is_left(secret: str) -> None:
     """Up to a space: no program takes one there."""
     for query in (f"password={secret}", f"db=1&password={secret}", secret):
         assert masked(f"redis://host/0?{query} is gone") == "redis://host/0?*** is gone"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BusUnavailableError("a: Connection refused."), "a: Connection refused; start it, or"),
+        (BusUnavailableError("a: no bus there (404)"), "a: no bus there (404); check --bus"),
+        (ExceptionGroup("", [BusUnavailableError("a")]), "a; check --bus"),
+        (PublishUnknownError("Connection refused", idempotency_key="k"), "Connection refused"),
+        (HistoryLostError("future", "e-1"), str(HistoryLostError("future", "e-1"))),
+    ],
+    ids=["refused", "other", "group", "unknown", "no-matter-of-the-bus"],
+)
+def test_to_start_the_bus_is_advised_where_nothing_listens_alone(
+    error: Exception, said: str
+) -> None:
+    message = failure_of(error).message
+    assert message == said or message.startswith(f"{said} name another with --bus")

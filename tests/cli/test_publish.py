@@ -162,6 +162,20 @@ async def test_a_signal_ends_it_without_a_traceback(number: int, status: int) ->
         assert await process.end() == (status, b"", "")
 
 
+async def test_a_reader_that_has_gone_is_no_failure() -> None:
+    """Of the id that is printed, when the message is published; nor of any help."""
+    async with served() as server, server.bus.watch("a") as watch:
+        for arguments in (["publish", "a", "x", "--bus", server.url], ["publish", "--help"]):
+            reading, writing = os.pipe()
+            os.close(reading)
+            async with running(*arguments, stdout=writing) as process:
+                os.close(writing)
+                assert await process.process.wait() == 0
+                assert process.process.stderr is not None
+                assert await process.process.stderr.receive_some() == b""
+        assert (await watch.receive()).data == b"x"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -171,6 +185,7 @@ async def test_a_signal_ends_it_without_a_traceback(number: int, status: int) ->
         (["a\n", "x"], "control character"),
         (["--prefix", "a\x7f", "x"], "control character"),
         (["a", "x", "--bus", "nonsense"], "no bus has such a URL"),
+        (["a", "x", "--bus", "nonsense"], "publish --help"),
         (["a", "x", "--bus", "memory://"], "nobody else sees it"),
         (["a", b"\xff"], "UTF-8"),
     ],
@@ -217,3 +232,32 @@ async def test_a_server_that_goes_away_for_good_is_said() -> None:
     assert ended.status == 1
     assert "lost the connection" in ended.err
     assert "lines were published" in ended.err
+
+
+@pytest.mark.parametrize(("path", "status"), [("/elsewhere", 404), ("/sse", 400)])
+async def test_what_is_no_bus_is_not_to_be_started(path: str, status: int) -> None:
+    """It is there: the advice would be wrong."""
+    async with served() as server:
+        ended = await command("publish", "a", "x", "--bus", server.url + path)
+    assert ended.status == 1
+    assert ended.err.startswith("watchbus: cannot use the bus at http://127.0.0.1:")
+    assert ended.err.endswith("; check --bus\n")
+    assert ended.err.count("\n") == 1
+
+
+async def test_a_bus_that_does_not_answer_is_said_to_be_waited_for() -> None:
+    """Once, without its password, and then the command goes on."""
+    async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
+        proxy.to_client.hold()
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with running("publish", "a", "x", "--bus", url) as process:
+            assert await process.error_line() == f"watchbus: waiting for {url}"
+            proxy.to_client.release()
+            ended = await process.end()
+            assert (ended.status, ended.err) == (0, "")
+    async with running(
+        *("publish", "a", "x", "--bus", f"redis://u:secret@127.0.0.1:{free_port()}/0?db=1")
+    ) as process:
+        assert (await process.error_line()).startswith(
+            "watchbus: waiting for redis://***@127.0.0.1:"
+        )

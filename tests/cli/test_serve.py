@@ -216,11 +216,14 @@ async def test_arguments_that_are_not_utf8() -> None:
 
 
 async def test_a_redis_that_is_not_there() -> None:
-    """Status 1 and one line, without the password."""
-    bus = f"redis://user:secret@127.0.0.1:{free_port()}"
+    """It is waited for, which is said, and then what to do, without the password; status 1."""
+    address = f"127.0.0.1:{free_port()}"
+    bus = f"redis://user:secret@{address}"
     async with running("serve", "--bind", "127.0.0.1:0", "--bus", bus) as server:
+        assert await server.error_line() == f"watchbus: waiting for redis://***@{address}"
         ended = await server.end()
     assert ended.status == 1
+    assert ended.err.endswith("refused; start it, or name another with --bus\n")
     assert ended.err.count("\n") == 1
     assert "secret" not in ended.err
 

@@ -188,7 +188,7 @@ async def test_options_may_come_from_the_environment() -> None:
         (["a", "--history", "99999999999999999999"], "history"),
         (["a", "--history", "1", "--after", "e-1"], "not both"),
         (["a", "--bus", "ftp://user:secret@h"], "no bus has such a URL"),
-        (["a", "--bus", "http://user:secret@h"], "--token"),
+        (["a", "--bus", "http://user:secret@h"], "give a token"),
         (["a", "--bus", "http://h:secret"], "not the URL"),
         (["a", "--bus", "redis://user:secret@h:port"], "Redis"),
         (["a", "--token", "very secret"], "a token"),

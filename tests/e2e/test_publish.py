@@ -24,13 +24,14 @@ def lines(*messages: dict[str, Any]) -> bytes:
 
 
 async def test_publish_to_a_key(server: Server) -> None:
-    """The body is the data, and the answer is the message's id."""
+    """The body is the data, and the answer is the message's id, on a line of its own."""
     async with server.bus.watch("ä/1") as watch:
         response = await server.ask("/publish?key=%C3%A4/1", "POST", b"\x00\xff")
         assert response.status == 200
         assert response.headers["content-type"] == "application/json"
         message = await watch.receive()
         assert response.json == {"id": message.id}
+        assert response.body.endswith(b"}\n")
         assert (message.key, message.data, message.is_prefix) == ("ä/1", b"\x00\xff", False)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import product
 from typing import Any, TypeVar
 
 import click
 import trio
 
+from .._cli._errors import MissingExtraError, blaming
 from .._errors import WatchBusError
 from .._open import open_watchbus
 from ._bus import measure_bus
@@ -36,8 +38,8 @@ _publishers_option = click.option(
 def _load_options(clients: str, **defaults: int) -> Callable[[_Command], _Command]:
     """Return what adds the options that say how much; `clients` names what there are many of."""
 
-    def count(name: str, default: int) -> Callable[[_Command], _Command]:
-        return click.option(name, type=_AT_LEAST_1, default=default, show_default=True)
+    def count(name: str, default: int, text: str) -> Callable[[_Command], _Command]:
+        return click.option(name, type=_AT_LEAST_1, default=default, show_default=True, help=text)
 
     options = [
         click.option(
@@ -46,9 +48,10 @@ def _load_options(clients: str, **defaults: int) -> Callable[[_Command], _Comman
             type=_AT_LEAST_1,
             default=defaults[clients],
             show_default=True,
+            help=f"{clients.capitalize()} at the same time.",
         ),
-        count("--keys", defaults["keys"]),
-        count("--messages", defaults["messages"]),
+        count("--keys", defaults["keys"], "Keys that they share, in turn."),
+        count("--messages", defaults["messages"], "Messages to publish."),
         click.option(
             "--size",
             "sizes",
@@ -154,8 +157,10 @@ def bench_publish(batch: int, bus_url: str | None, **options: Any) -> None:
 
 def _on_bus(bench: str, url: str, publishers: int) -> Measure:
     async def run(load: Load, progress: Progress) -> Figures:
+        with blaming("--bus"):
+            opening = open_watchbus(url)
         try:
-            async with open_watchbus(url) as bus:
+            async with opening as bus:
                 return await measure_bus(bench, bus, load, publishers, progress)
         except ExceptionGroup as group:
             failed, others = group.split((WatchBusError, OSError))
@@ -190,6 +195,8 @@ def _server(bus_url: str | None) -> Iterator[tuple[Server, int | None]]:
     if bus_url is not None:
         yield Server(bus_url), None
     else:
+        # What is missing is said here; the other process would end with a traceback.
+        import_module("trio_watchbus.web")
         with served_bus() as (url, pid):
             yield Server(url), pid
 
@@ -213,6 +220,8 @@ def _print_rows(
         try:
             with _progress_bar(load.expected()) as progress:
                 rows.append(measure(load, progress))
+        except ImportError as error:
+            raise MissingExtraError(str(error)) from None
         except (BenchError, WatchBusError, OSError) as error:
             raise click.ClickException(str(error)) from error
     click.echo(as_json(rows) if wants_json else as_table(rows))

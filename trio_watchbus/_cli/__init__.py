@@ -12,8 +12,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        sys.exit(
+        sys.stderr.write(
             "watchbus: the command line is not installed; pip install 'trio-watchbus[server]'"
-            " to serve, or 'trio-watchbus[client]' to watch and publish"
+            " to serve, or 'trio-watchbus[client]' to watch and publish\n"
         )
+        sys.exit(2)
     sys.exit(run(sys.argv[1:]))

@@ -6,17 +6,22 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 import trio
 
-from .._errors import BusUnavailableError, PublishUnknownError, WatchBusError
+from .._errors import WatchBusError
 from .._open import open_watchbus
 from ..abc import WatchBus
-from ._errors import CommandError, one_line
+from ._errors import blaming, failure_of
+from ._opening import opened
 
 DEFAULT_BUS = "http://127.0.0.1:8000"
+
+Opening = Callable[[trio.Nursery], AbstractAsyncContextManager[WatchBus]]
+"""What gives a bus to be entered, from a nursery for what is to be said while that takes long."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -25,7 +30,10 @@ def bus_options(function: Function) -> Function:
     """Add the options that name a bus."""
     for option in (
         click.option(
-            "--token", envvar="WATCHBUS_TOKEN", show_envvar=True, help="Sent to a served bus."
+            "--token",
+            envvar="WATCHBUS_TOKEN",
+            show_envvar=True,
+            help="Bearer token for a proxy or app in front of a served bus.",
         ),
         click.option(
             "--bus",
@@ -34,33 +42,34 @@ def bus_options(function: Function) -> Function:
             show_envvar=True,
             default=DEFAULT_BUS,
             show_default=True,
-            help="http, https, ws, wss: a served bus; or redis, rediss, unix.",
+            help="A served bus: http, https, ws, wss; or Redis: redis, rediss, unix.",
         ),
     ):
         function = option(function)
     return function
 
 
-def open_bus(bus_url: str, token: str | None) -> AbstractAsyncContextManager[WatchBus]:
-    """Return the bus of this URL, to be entered.
+def open_bus(bus_url: str, token: str | None) -> Opening:
+    """Return what opens the bus of this URL.
 
     Raises:
-        click.UsageError: there is none.
+        MissingExtraError: what it needs is not installed.
+        click.UsageError: there is no such bus, or it takes no such token.
     """
     if bus_url.lower().startswith("memory:"):
         raise click.UsageError(
             "--bus: a bus in memory is this process's own, and nobody else sees it: watchbus serve"
             f" serves one, at {DEFAULT_BUS} unless told"
         )
-    options = {} if token is None else {"token": token}
-    try:
-        return open_watchbus(bus_url, **options)
-    except ImportError as error:
-        raise click.UsageError(str(error)) from None
-    except TypeError:
-        raise click.UsageError("--token is for a served bus, as http://host:8000") from None
-    except ValueError as error:
-        raise click.UsageError(f"--bus or --token: {error}") from None
+    with blaming("--bus"):
+        opening = open_watchbus(bus_url)
+    if token is not None:
+        try:
+            with blaming("--token"):
+                opening = open_watchbus(bus_url, token=token)
+        except TypeError:
+            raise click.UsageError("--token is for a served bus, as http://host:8000") from None
+    return partial(opened, opening, bus_url)
 
 
 def run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
@@ -81,15 +90,9 @@ def run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         raise
-    except PublishUnknownError as error:
-        raise CommandError(one_line(error)) from None
-    except BusUnavailableError as error:
-        # What a backend says may be a sentence of its own.
-        reason = one_line(error).rstrip(".")
-        raise CommandError(f"{reason}; start it, or name another with --bus") from None
     except (WatchBusError, ValueError, OSError, trio.BrokenResourceError) as error:
         # A served bus tells by a ValueError what its limits do not let it do.
-        raise CommandError(one_line(error)) from None
+        raise failure_of(error) from None
 
 
 async def _run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:

@@ -9,7 +9,7 @@ from typing import Never
 
 import click
 
-from ._errors import masked
+from ._errors import MissingExtraError, masked
 
 # Where each command stands, and the extra of the distribution that it needs.
 _COMMANDS = {
@@ -39,7 +39,7 @@ class _Commands(click.Group):
         module, _, attribute = place.partition(":")
         try:
             command: click.Command = getattr(import_module(module), attribute)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             if (error.name or "").startswith("trio_watchbus"):
                 raise
             return _not_installed(cmd_name, extra)
@@ -65,9 +65,16 @@ def _not_installed(name: str, extra: str) -> click.Command:
     message = f"{name} is not installed; pip install 'trio-watchbus[{extra}]'"
 
     def fail() -> Never:
-        raise click.ClickException(message)
+        raise MissingExtraError(message)
 
-    return click.Command(name, callback=fail, help=f"({message})", add_help_option=False)
+    return click.Command(
+        name,
+        callback=fail,
+        help=f"({message})",
+        add_help_option=False,
+        # Whatever it is given, that is what is wrong.
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
 
 
 @click.command(cls=_Commands)
@@ -91,12 +98,16 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
+    except click.UsageError as error:
+        where = "watchbus" if error.ctx is None else error.ctx.command_path
+        return _fail(f"{error.format_message()} (see {where} --help)", error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. What is still buffered goes nowhere.
+    except SystemExit:
+        # What Click does, with status 1, where whoever read the output has gone: to have seen
+        # enough is no failure. What is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0

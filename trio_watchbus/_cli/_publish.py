@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Self, final
 
@@ -16,7 +15,7 @@ from .._errors import MessageTooLargeError, WatchBusError
 from .._keys import check_key, check_prefix
 from .._remote._bus import RemoteWatchBus
 from ..abc import WatchBus
-from ._client import bus_options, open_bus, run
+from ._client import Opening, bus_options, open_bus, run
 from ._errors import CommandError, one_line
 
 _STDIN = 0
@@ -34,13 +33,13 @@ _TELL_EVERY = 0.1
 
 @click.command()
 @click.argument("arguments", metavar="KEY [DATA|-]", nargs=-1)
-@click.option("--prefix", help="Publish to every key that starts so, instead of to KEY.")
+@click.option("--prefix", help="Publish to every key that starts with this, instead of to KEY.")
 @bus_options
 def publish(arguments: tuple[str, ...], prefix: str | None, bus_url: str, token: str | None) -> int:
     """Publish DATA to KEY, and print the message's id.
 
-    With - or nothing in place of DATA, each line of standard input is published as it comes; those
-    that come fast go together, and nothing is printed.
+    With - or nothing in place of DATA, each line of standard input is published as it comes; lines
+    that come fast are published together, and nothing is printed.
     """
     name, data = _address(arguments, prefix)
     is_prefix = prefix is not None
@@ -72,24 +71,24 @@ def _address(arguments: tuple[str, ...], prefix: str | None) -> tuple[str, str |
 
 
 async def _publish_one(
-    opening: AbstractAsyncContextManager[WatchBus],
+    opening: Opening,
     name: str,
     is_prefix: bool,
     data: bytes,
-    _nursery: trio.Nursery,
+    nursery: trio.Nursery,
 ) -> None:
-    async with opening as bus:
+    async with opening(nursery) as bus:
         publish = bus.publish_prefix if is_prefix else bus.publish
         click.echo(await publish(name, data))
 
 
 async def _publish_lines(
-    opening: AbstractAsyncContextManager[WatchBus],
+    opening: Opening,
     name: str,
     is_prefix: bool,
-    _nursery: trio.Nursery,
+    nursery: trio.Nursery,
 ) -> None:
-    async with opening as bus:
+    async with opening(nursery) as bus:
         progress = _Progress()
         try:
             async for lines in _Lines(bus.max_message_size):

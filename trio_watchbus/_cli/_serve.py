@@ -15,7 +15,7 @@ from .._open import open_watchbus
 from ..web._hypercorn import make_config
 from ..web._listen import Bind, open_socket, url_of
 from ..web._options import ServerOptions
-from ._errors import CommandError, masked, one_line
+from ._errors import CommandError, blaming, one_line, shown_url
 from ._workers import log_to_stderr, run_worker, run_workers
 
 _DEFAULTS = ServerOptions()
@@ -29,8 +29,12 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
 
 
 @click.command()
-@click.option("--bind", default="127.0.0.1:8000", show_default=True, help="Where to listen.")
-@click.option("--bus", "bus_url", default="memory://", show_default=True, help="What to serve.")
+@click.option(
+    "--bind", default="127.0.0.1:8000", show_default=True, help="Where to listen, host:port."
+)
+@click.option(
+    "--bus", "bus_url", default="memory://", show_default=True, help="URL of the bus to serve."
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -40,32 +44,41 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
 )
 @_setting("certfile", type=click.Path(exists=True, dir_okay=False), help="TLS certificate, PEM.")
 @_setting("keyfile", type=click.Path(exists=True, dir_okay=False), help="TLS key, PEM.")
-@_setting("allow_anonymous", is_flag=True, help="Listen where other machines reach it.")
+@_setting(
+    "allow_anonymous",
+    is_flag=True,
+    help="Listen where other machines reach it, though anybody may then watch and publish.",
+)
 @click.option(
-    "--allowed-host", "allowed_hosts", multiple=True, help="A name that requests may use."
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    help="A name by which requests may address it; repeatable.",
 )
 @click.option(
     "--allowed-origin",
     "allowed_origins",
     multiple=True,
-    help="An origin whose pages may use it, as https://shop.example.",
+    help="An origin whose pages may use it, as https://shop.example; repeatable.",
 )
-@_setting("heartbeat", type=float, help="Seconds between signs of life.")
-@_setting("write_timeout", type=float, help="Seconds a client may take nothing.")
-@_setting("grace", type=float, help="Seconds that clients have to end at a stop.")
+@_setting("heartbeat", type=float, help="Seconds of silence before a stream sends a heartbeat.")
+@_setting(
+    "write_timeout", type=float, help="Seconds after which a client that takes nothing is cut."
+)
+@_setting("grace", type=float, help="Seconds that clients have to leave when it stops.")
 @_setting("max_connections", type=int, help="Connections at once, of each worker.")
 @_setting("max_connections_per_address", type=int, help="Of these, from one address.")
 @_setting("max_keys", type=int, help="Keys and prefixes of one watch.")
 @_setting("max_watches", type=int, help="Watches of one watchbus.v1 connection.")
-@_setting("max_inbound_size", type=int, help="Bytes of a WebSocket message in.")
+@_setting("max_inbound_size", type=int, help="Bytes of a WebSocket message from a client.")
 @_setting("max_batch_size", type=int, help="Bytes of an NDJSON batch.")
 @_setting("max_batch_messages", type=int, help="Messages of a batch.")
 @_setting("access_log", is_flag=True, help="Log each request.")
 def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
     """Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.
 
-    SIGTERM or Ctrl-C ends it: streams are told, and what was asked is answered, within the grace.
-    A second signal ends it at once.
+    SIGTERM or Ctrl-C stops it: streams are told, and pending requests are answered, within the
+    grace period. A second signal ends it at once.
     """
     try:
         options = ServerOptions(**settings)
@@ -85,10 +98,8 @@ def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
 
 def check_bus_url(bus_url: str, workers: int) -> None:
     """Return if that many workers can serve the bus of this URL."""
-    try:
+    with blaming("--bus"):
         open_watchbus(bus_url)
-    except (ValueError, TypeError, ImportError) as error:
-        raise click.UsageError(f"--bus: {error}") from None
     if workers > 1 and bus_url.startswith("memory:"):
         raise click.UsageError(
             f"a bus in memory is one process's, and each of {workers} workers would have its own:"
@@ -125,6 +136,4 @@ def check_tls(options: ServerOptions) -> None:
 def announcement(bus_url: str, listening: socket.socket, options: ServerOptions) -> str:
     """Return where the server is, and how to try it."""
     url = url_of(listening, tls=options.certfile is not None)
-    # A query may have spaces, and all of it is secret.
-    bus = masked(bus_url.partition("?")[0])
-    return f"watchbus: {bus} served at {url}\n  try: curl -N '{url}/sse?key=hello'"
+    return f"watchbus: {shown_url(bus_url)} served at {url}\n  try: curl -N '{url}/sse?key=hello'"

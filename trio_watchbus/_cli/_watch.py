@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import click
@@ -15,22 +14,23 @@ from .. import _protocol as protocol
 from .._errors import WatchLaggedError
 from .._message import Message
 from .._request import WatchRequest
-from ..abc import WatchBus
-from ._client import bus_options, open_bus, run
+from ._client import Opening, bus_options, open_bus, run
 
 _STDOUT = 1
 
 
 @click.command()
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
-@click.option("--prefix", "prefixes", multiple=True, help="Every key that starts so; repeatable.")
+@click.option(
+    "--prefix", "prefixes", multiple=True, help="Watch every key that starts with this; repeatable."
+)
 @bus_options
-@click.option("--after", help="First what came after this position, or a message's id.")
+@click.option("--after", help="Begin with what came after this position or message's id.")
 @click.option(
     "--history",
     type=click.IntRange(0, protocol.MAX_HISTORY),
     default=0,
-    help="First so many kept of each key.",
+    help="Begin with so many of the newest kept messages of each key.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each message as a line of JSON.")
 def watch(
@@ -44,9 +44,9 @@ def watch(
 ) -> int:
     """Print what is published to KEYs and prefixes, for ever.
 
-    The data of each message as it is, and a newline; with --json a line with its key, id and time
-    too, and its data in base64 where that is not text. When the connection breaks it goes on where
-    it was; what is lost is told on standard error.
+    Prints the data of each message as it is, and a newline; with --json a line with its key, id and
+    time too, and its data in base64 where that is not text. When the connection breaks, it
+    continues where it was; what is lost is reported on standard error.
     """
     try:
         request = WatchRequest(keys, prefixes, after=after, history=history)
@@ -58,13 +58,13 @@ def watch(
 
 
 async def _watch(
-    opening: AbstractAsyncContextManager[WatchBus],
+    opening: Opening,
     request: WatchRequest,
     as_json: bool,
     nursery: trio.Nursery,
 ) -> None:
     """Print what is published, until nobody reads it."""
-    async with opening as bus:
+    async with opening(nursery) as bus:
         nursery.start_soon(_leave_without_reader, nursery.cancel_scope)
         async with bus.watch_any(
             request.keys,

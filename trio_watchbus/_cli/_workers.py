@@ -24,7 +24,8 @@ from .._errors import WatchBusError
 from .._open import open_watchbus
 from ..web._options import ServerOptions
 from ..web._server import serve_socket
-from ._errors import CommandError, one_line
+from ._errors import CommandError, failure_of
+from ._opening import opened
 
 _SPARE_FILES = 100
 """Files that a worker may have open beside its connections."""
@@ -68,7 +69,7 @@ def run_worker(
     except Exception as error:
         if not _is_expected(error):
             raise
-        raise CommandError(one_line(error)) from None
+        raise failure_of(error) from None
 
 
 def collect_less_often() -> None:
@@ -153,7 +154,7 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(handle_signals, signals, nursery.cancel_scope)
             nursery.start_soon(_outlive_no_parent, begin_stop)
-            async with open_watchbus(bus_url) as bus:
+            async with opened(open_watchbus(bus_url), bus_url, nursery) as bus:
                 await serve_socket(bus, listening, options, wait_for_stop)
             nursery.cancel_scope.cancel()
     return status

@@ -194,7 +194,7 @@ def parse_answer(text: str) -> Answer:
     """Return the answer that a server's frame is.
 
     Raises:
-        MalformedFrameError: it is none.
+        MalformedFrameError: it is not an answer.
     """
     try:
         return _ANSWERS.decode(text)  # type: ignore[no-any-return]

@@ -36,8 +36,8 @@ class Address:
         """Return the address that a bus URL names.
 
         Raises:
-            ValueError: it names none. The error quotes nothing of it: a password may be anywhere
-                in a URL that is none.
+            ValueError: it is not the URL of a served bus. The error quotes nothing of it: a
+                password may be anywhere in what is not a URL.
         """
         try:
             parts = urlsplit(url)
@@ -48,7 +48,7 @@ class Address:
             problem = "not the URL of a served bus"
         else:
             if "@" in parts.netloc:
-                problem = "the URL of a served bus has no user or password (pass token=...)"
+                problem = "the URL of a served bus has no user or password (give a token instead)"
             elif parts.query or parts.fragment:
                 problem = "the URL of a served bus has no query and no fragment"
             elif not _HOST.fullmatch(host) or port == 0 or not _PATH.fullmatch(parts.path):

@@ -134,7 +134,7 @@ class Calls:
             reached = reached or call.answer.code == "failed"
         elif call.answer is not None:
             reached = True
-            error = BusUnavailableError("the server's answer is none to what it was asked")
+            error = BusUnavailableError("the server's answer does not fit what it was asked")
         else:
             ending = self._ending()
             if ending is not None:

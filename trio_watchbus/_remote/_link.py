@@ -316,7 +316,7 @@ def _explained(group: BaseExceptionGroup[BaseException]) -> LinkError:
         case LinkError():
             return error
         case ConnectionRejected(status_code=404):
-            return LinkError("no bus is served there (HTTP status 404); is the path right?")
+            return LinkError("no bus is served at this path (HTTP status 404)")
         case ConnectionRejected(status_code=status):
             hopeless = _HOPELESS_STATUS.get(status)
             return LinkError(

@@ -42,11 +42,12 @@ def open_remote_watchbus(
     Args:
         url: ``http://host[:port][/path]``, or likewise with ``https``, ``ws`` or ``wss``, where
             path is what the routes are mounted under.
-        token: sent as a bearer token; shown nowhere.
+        token: sent as a bearer token, for a proxy or an app in front of the routes: `serve` and
+            ``watchbus serve`` check none. Shown nowhere.
         ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
-        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
-            opening a watch, or the next part of its history, and asking for something.
-        connect_timeout: seconds in which a connection has to stand, above 0.
+        publish_timeout: seconds that a publish may take over all attempts, above 0; also the
+            limit for opening a watch, for the next part of its history, and for queries.
+        connect_timeout: seconds within which a connection must be established, above 0.
         heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
         heartbeat_timeout: seconds that it has to say something then, above 0, before the
             connection counts as lost.
@@ -54,7 +55,7 @@ def open_remote_watchbus(
     Raises:
         ImportError: trio-websocket is not installed.
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range, or the URL is none.
+        ValueError: an argument is out of range, or the URL is not that of a served bus.
         BusUnavailableError: on entering: the server cannot be reached, or refuses; it says what.
     """
     try:

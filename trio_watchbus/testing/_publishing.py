@@ -101,7 +101,7 @@ async def a_large_batch_is_whole(publisher: WatchBus, watcher: WatchBus) -> None
 
 @check()
 async def what_is_no_key_is_refused(publisher: WatchBus, watcher: WatchBus) -> None:
-    """Keys, prefixes and idempotency keys that are none are refused, and nothing is published."""
+    """Invalid keys, prefixes and idempotency keys are refused, and nothing is published."""
     first = await publisher.publish("k", b"")
     for bad in ["", *BAD_KEYS]:
         await raises(InvalidKeyError, publisher.publish, bad, b"")

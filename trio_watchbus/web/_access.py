@@ -75,7 +75,7 @@ class AccessPolicy:
 
 
 def _host_name(host: str) -> str:
-    """Return the name or address in a ``Host`` header, without its port; empty if it is none."""
+    """Return the name or address in a ``Host`` header, without its port; empty if it is not one."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -23,7 +23,7 @@ class Answer(NamedTuple):
     """A whole response; its body is JSON.
 
     Attributes:
-        body: the JSON.
+        body: the JSON, on one line.
         status: the HTTP status.
         headers: its headers, but for the type and length of the body.
     """
@@ -35,7 +35,8 @@ class Answer(NamedTuple):
 
 def json_answer(fields: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """Return the answer that says `fields`."""
-    return Answer(msgspec.json.encode(fields), status, _HEADERS | (headers or {}))
+    # On a line of its own, for whoever reads it in a terminal.
+    return Answer(msgspec.json.encode(fields) + b"\n", status, _HEADERS | (headers or {}))
 
 
 def error_answer(error: Exception) -> Answer:

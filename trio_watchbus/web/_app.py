@@ -22,6 +22,11 @@ def create_app(bus: WatchBus, options: WebOptions | None = None) -> QuartTrio:
     Args:
         bus: the bus that is served; it stays the caller's to close.
         options: what the routes allow; the defaults unless given.
+
+    Returns:
+        the application, for hypercorn with the worker class ``trio``.
+
+    Nothing is raised: options are checked when they are made.
     """
     return app_of(watchbus_blueprint(bus, options))
 

@@ -55,7 +55,7 @@ def parse_stream_query(query: bytes, last_event_id: str | None, max_keys: int) -
 
     Raises:
         Refusal: the query does not say what to stream, or says it wrongly.
-        InvalidKeyError: a key or prefix is none.
+        InvalidKeyError: a key or prefix is not valid.
         InvalidPositionError: `last_event_id` or ``after`` is no position.
     """
     values = _parse(query, ("key", "prefix", "after", "history", "format"))
@@ -95,7 +95,7 @@ def parse_publish_query(query: bytes) -> PublishQuery:
 
     Raises:
         Refusal: it does not name exactly one.
-        InvalidKeyError: it is none.
+        InvalidKeyError: it is not valid.
     """
     values = _parse(query, ("key", "prefix"))
     key, prefix = _one(values, "key"), _one(values, "prefix")

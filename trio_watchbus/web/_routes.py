@@ -209,6 +209,12 @@ def watchbus_blueprint(bus: WatchBus, options: WebOptions | None = None) -> Blue
     Args:
         bus: the bus that is served; it stays the caller's to close.
         options: what the routes allow; the defaults unless given.
+
+    Returns:
+        the blueprint. Hooks of your own (``before_request``) run after its checks of ``Host`` and
+        ``Origin``, and before the routes; `drain` ends its streams.
+
+    Nothing is raised: options are checked when they are made, and names when it is registered.
     """
     return WatchBusBlueprint(bus, WebOptions() if options is None else options)
 

@@ -57,7 +57,8 @@ async def serve(
         task_status: started with the URLs, once connections are accepted.
 
     Raises:
-        ValueError: `bind` is none, or other machines would reach it and may not.
+        ValueError: `bind` is not an address to listen at, or other machines would reach it and
+            may not.
         OSError: the address or port cannot be had, or a TLS file cannot be read.
         ssl.SSLError: a TLS file is not what it should be.
 

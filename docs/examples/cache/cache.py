@@ -10,23 +10,22 @@ from pathlib import Path
 
 import trio
 
-from trio_watchbus import WatchLaggedError, open_watchbus
+from trio_watchbus import BusUnavailableError, WatchLaggedError, open_watchbus
 from trio_watchbus.abc import Watch
 
-DATABASE = Path(tempfile.gettempdir()) / "prices.sqlite"
 CHANGED = "changed/price/"
 
 
-def write_price(article: str, price: int) -> None:
+def write_price(file: Path, article: str, price: int) -> None:
     """Write a price into the database."""
-    with closing(sqlite3.connect(DATABASE)) as database, database:
+    with closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE IF NOT EXISTS prices (article PRIMARY KEY, price INTEGER)")
         database.execute("INSERT OR REPLACE INTO prices VALUES (?, ?)", [article, price])
 
 
-def read_price(article: str) -> int:
+def read_price(file: Path, article: str) -> int:
     """Read a price from the database."""
-    with closing(sqlite3.connect(DATABASE)) as database:
+    with closing(sqlite3.connect(file)) as database:
         [price] = database.execute(
             "SELECT price FROM prices WHERE article = ?", [article]
         ).fetchone()
@@ -40,8 +39,9 @@ class PriceCache:
         changed: set once a price changed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
         self.changed = trio.Event()
+        self._file = file
         self._prices: dict[str, int] = {}
 
     def get(self, article: str) -> tuple[int, str]:
@@ -51,7 +51,7 @@ class PriceCache:
         """
         if article in self._prices:
             return self._prices[article], "the cache"
-        self._prices[article] = read_price(article)
+        self._prices[article] = read_price(self._file, article)
         return self._prices[article], "the database"
 
     async def forget_changes(self, changes: Watch) -> None:
@@ -68,18 +68,23 @@ class PriceCache:
 
 async def serve(url: str) -> None:
     """Say the price of tea, and have another process change it in the meantime."""
+    with tempfile.TemporaryDirectory() as folder:
+        await serve_from(Path(folder, "prices.sqlite"), url)
+
+
+async def serve_from(file: Path, url: str) -> None:
     # Watched before anything is read, so that no change is missed.
     async with (
         open_watchbus(url) as bus,
         bus.subscribe_prefix(CHANGED) as changes,
         trio.open_nursery() as nursery,
     ):
-        cache = PriceCache()
+        cache = PriceCache(file)
         nursery.start_soon(cache.forget_changes, changes)
-        write_price("tea", 3)
+        write_price(file, "tea", 3)
         say_price(cache)
         say_price(cache)
-        await trio.run_process([sys.executable, __file__, url, "4"])
+        await trio.run_process([sys.executable, __file__, url, "4", str(file)])
         await cache.changed.wait()
         say_price(cache)
         say_price(cache)
@@ -91,19 +96,22 @@ def say_price(cache: PriceCache) -> None:
     print(f"tea costs {price}, says {source}", flush=True)
 
 
-async def change(url: str, price: str) -> None:
+async def change(url: str, price: str, file: str) -> None:
     """Change the price of tea, then say so: the other way round, the old one could be read."""
-    write_price("tea", int(price))
+    write_price(Path(file), "tea", int(price))
     print(f"tea will cost {price}, says another process", flush=True)
     async with open_watchbus(url) as bus:
         await bus.publish(f"{CHANGED}tea", b"")
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case []:
-            trio.run(serve, "redis://127.0.0.1:6379")
-        case [url]:
-            trio.run(serve, url)
-        case [url, price]:
-            trio.run(change, url, price)
+    try:
+        match sys.argv[1:]:
+            case []:
+                trio.run(serve, "redis://127.0.0.1:6379")
+            case [url]:
+                trio.run(serve, url)
+            case [url, price, file]:
+                trio.run(change, url, price, file)
+    except BusUnavailableError as error:
+        sys.exit(f"{error}")

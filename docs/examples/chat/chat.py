@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import trio
 from quart_trio import QuartTrio
 
 from trio_watchbus import InMemoryWatchBus, Retention
@@ -23,4 +25,4 @@ async def page() -> str:
 
 
 if __name__ == "__main__":
-    app.run(port=8000)
+    trio.run(partial(app.run_task, port=8000))

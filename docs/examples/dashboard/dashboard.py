@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -39,4 +40,4 @@ async def measure(room: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(port=8000)
+    trio.run(partial(app.run_task, port=8000))

@@ -1,4 +1,4 @@
-"""Job progress: a worker publishes how far it is, and a terminal shows a bar.
+"""Job progress: a worker publishes how far it has come, and a terminal shows a bar.
 
 `progress.py` does both in one process; `progress.py bar URL` and `progress.py worker URL` do them
 in two.
@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from trio_watchbus import open_watchbus
+from trio_watchbus import BusUnavailableError, open_watchbus
 from trio_watchbus.abc import WatchBus
 
 JOB = "jobs/1/progress"
@@ -20,7 +20,7 @@ WIDTH = 40
 
 
 async def work(bus: WatchBus) -> None:
-    """Do a job in a hundred steps, and say after each how far it is."""
+    """Do a job in a hundred steps, and publish after each how far it has come."""
     for percent in range(101):
         await bus.publish(JOB, str(percent).encode())
         await trio.sleep(random.uniform(0, 0.05))
@@ -53,4 +53,7 @@ async def main(role: str = "both", url: str = "memory://") -> None:
 
 
 if __name__ == "__main__":
-    trio.run(partial(main, *sys.argv[1:]))
+    try:
+        trio.run(partial(main, *sys.argv[1:]))
+    except BusUnavailableError as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,39 @@
+"""Opening a bus that may keep its user waiting."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import click
+import trio
+
+from ..abc import WatchBus
+from ._errors import shown_url
+
+_PATIENCE = 1.0
+"""Seconds after which the user is told what is waited for: one that is there is open by then."""
+
+
+@asynccontextmanager
+async def opened(
+    opening: AbstractAsyncContextManager[WatchBus], bus_url: str, nursery: trio.Nursery
+) -> AsyncIterator[WatchBus]:
+    """Enter a bus; where that takes long, say so on standard error, once.
+
+    Args:
+        opening: the bus, to be entered.
+        bus_url: its URL.
+        nursery: for the task that says so; it ends when the bus is open, or with the nursery.
+    """
+    waiting = trio.CancelScope()
+    nursery.start_soon(_tell_late, waiting, bus_url)
+    async with opening as bus:
+        waiting.cancel()
+        yield bus
+
+
+async def _tell_late(waiting: trio.CancelScope, bus_url: str) -> None:
+    with waiting:
+        await trio.sleep(_PATIENCE)
+        click.echo(f"watchbus: waiting for {shown_url(bus_url)}", err=True)

@@ -229,3 +229,18 @@ async def receive_until_the_end(bus: WatchBus, task_status: trio.TaskStatus[Watc
         task_status.started(watch)
         with pytest.raises(trio.EndOfChannel):
             await watch.receive()
+
+
+async def test_leaving_where_the_farewell_is_late(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nobody heard it is no error, nor does it hide the body's."""
+    monkeypatch.setattr(_bus, "_FAREWELL_SECONDS", 60)
+    for error in (None, KeyError("the body's own")):
+        with trio.fail_after(30), pytest.raises(KeyError) if error else nullcontext():
+            async with open_redis_watchbus(server.url, publish_timeout=1) as bus:
+                server.stop()
+                if error is not None:
+                    raise error
+        server.go_on()
+        assert repr(bus).endswith("closed>")

@@ -228,4 +228,17 @@ def _redis_rows() -> list[Row]:
             work("redis_peer", "delivered_in_one", **_REDIS),
             2.0,
         ),
+        Row(
+            "Redis, `publish_many` in batches of 500, one task",
+            "stored/s",
+            work("redis_bus", "stored", keys=1000, messages=200_000),
+            target=100_000,
+        ),
+        Row(
+            "Redis, one publish to its delivery in another process: median",
+            "ms",
+            work("redis_bus", "lone_latency", messages=500),
+            target=2,
+            at_most=True,
+        ),
     ]

@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant(
         "the log is read from where its end is once the reader gets to it",
         READER,
-        '        self._cursor = b"%d-0" % first\n',
+        '        self._cursor = b"%d-0" % facts.start\n',
         '        self._cursor = b"$"\n',
         READING,
     ),
@@ -820,17 +820,10 @@ MUTANTS = [
         READING,
     ),
     Mutant(
-        "opening reads the whole log",
-        READER,
-        "max(facts.start, facts.newest - self._retention.messages)",
-        "facts.start",
-        READING,
-    ),
-    Mutant(
         "opening reads an epoch before as its own",
         READER,
-        "max(facts.start, facts.newest - self._retention.messages)",
-        "max(0, facts.newest - self._retention.messages)",
+        'self._retention, facts.start)\n        self._cursor = b"%d-0" % facts.start\n',
+        'self._retention, 0)\n        self._cursor = b"0-0"\n',
         READING,
     ),
     Mutant(

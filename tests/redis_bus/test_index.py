@@ -121,6 +121,13 @@ async def test_a_killed_process_leaves_the_index(
         assert await bus.watched_keys() == {"shared"}
 
 
+async def test_a_process_that_watches_nothing_has_no_lease(server: RedisServer) -> None:
+    async with open_redis_watchbus(server.url) as bus:
+        async with bus.watch("k"):
+            assert server.call("ZCARD", "watchbus:processes") == 1
+        await until(lambda: server.call("EXISTS", "watchbus:processes") == 0)
+
+
 async def test_the_sets_expire_where_nobody_is_left(server: RedisServer) -> None:
     """What the last process leaves behind when it is killed does not stay for ever."""
     async with open_redis_watchbus(server.url) as bus, bus.watch("k"):

@@ -121,10 +121,9 @@ class Reader(Generic[D]):
         """
         state = await trio.to_thread.run_sync(self._begin, limiter=self._limiter)
         facts = state.facts
-        first = max(facts.start, facts.newest - self._retention.messages)
-        self.dispatcher = self._make_dispatcher(facts.epoch, self._retention, first)
-        self._cursor = b"%d-0" % first
-        self._note_newest(state)
+        self.dispatcher = self._make_dispatcher(facts.epoch, self._retention, facts.start)
+        self._cursor = b"%d-0" % facts.start
+        self._take_state(state)
         self.connected_since = time.time()
         return facts
 
@@ -198,7 +197,7 @@ class Reader(Generic[D]):
         epoch, start, newest = state.facts
         if epoch != self.dispatcher.epoch:
             self._lose(epoch, start, None)
-        # After a long rest, what the journal would not hold any more is not read for it.
+        # At first, and after a long rest, what the journal would not hold is not read for it.
         tail = newest - self._retention.messages
         if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
             self._lose(epoch, tail, 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,15 @@ class KeepsWatches(Wrapped):
         return await self.inner._open_watch(request)
 
 
+class KeepsWatchesOfTheLatest(Wrapped):
+    """Only those: no check that looks at what is left by itself opens one."""
+
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        if request.overflow == "latest":
+            self.kept = await self.inner._open_watch(WatchRequest(["kept"], ()))
+        return await self.inner._open_watch(request)
+
+
 class ResumesFromTheOldest(Wrapped):
     async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
         oldest = self.inner._dispatcher.oldest
@@ -156,6 +166,7 @@ async def test_the_suite_passes_a_bus_without_a_fault() -> None:
         TakesPrefixesForPatterns,
         NeverYields,
         KeepsWatches,
+        KeepsWatchesOfTheLatest,
         ResumesFromTheOldest,
         GivesTheLatestUnasked,
         DropsWhenFull,
@@ -210,6 +221,29 @@ async def test_it_says_which_watches_are_left() -> None:
     await opening.__aexit__(None, None, None)
     async with assert_nothing_left(bus), bus.watch("k"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        ("watches", "'watches': 1"),
+        ("watched_keys", "'watched keys': 1"),
+        ("watched_prefixes", "'watched prefixes': 1"),
+        ("trie_nodes", "'trie nodes': 1"),
+    ],
+)
+async def test_it_finds_what_is_left_in_one_structure_alone(count: str, said: str) -> None:
+    class Leaks(Wrapped):
+        left = 0
+
+        def statistics(self) -> BusStatistics:
+            counts: dict[str, Any] = {count: self.left}
+            return replace(super().statistics(), **counts)
+
+    bus = Leaks(Retention())
+    with pytest.raises(AssertionError, match=said):
+        async with assert_nothing_left(bus):
+            bus.left = 1
 
 
 async def test_it_says_that_a_descriptor_is_left(impatient: None) -> None:
@@ -327,18 +361,41 @@ async def test_leaving_a_watch_open(watchbus):
 """
 
 
-def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["trio_watchbus.testing.plugin"]')
-    (tmp_path / "test_it.py").write_text(USES_THE_FIXTURE)
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+KEEPS_WHAT_THE_FIXTURE_GAVE = """
+kept = []
+
+def test_before(watchbus):
+    kept.append(watchbus)
+
+def test_after():
+    assert not kept[0].statistics().connected
+"""
+
+
+def run_tests(folder: Path, tests: str) -> str:
+    """Run tests of a program that uses the plugin; return what pytest says."""
+    (folder / "conftest.py").write_text('pytest_plugins = ["trio_watchbus.testing.plugin"]')
+    (folder / "test_it.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
     # The settings of this project are not those of the programs that use it.
-    options = ["-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    options = ["-p", "no:cacheprovider", f"--rootdir={folder}"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, tmp_path],
+        [sys.executable, "-m", "pytest", *options, folder],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "4 passed, 1 error" in run.stdout, run.stdout + run.stderr
-    assert "ERROR" in run.stdout
-    assert "watches left: expected 0, got 1" in run.stdout
+    return run.stdout + run.stderr
+
+
+def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, USES_THE_FIXTURE)
+    assert "4 passed, 1 error" in said, said
+    assert "ERROR" in said
+    assert "watches left: expected 0, got 1" in said
+
+
+def test_the_bus_of_the_fixture_is_closed_afterwards(tmp_path: Path) -> None:
+    """Who kept it, a task that outlives the test say, is told."""
+    said = run_tests(tmp_path, KEEPS_WHAT_THE_FIXTURE_GAVE)
+    assert "2 passed" in said, said

@@ -142,6 +142,19 @@ async def test_pages_elsewhere_change_no_plain_answer() -> None:
             assert plain.headers["vary"] == "Origin"
 
 
+async def test_a_header_that_comes_twice_is_read_as_by_quart(server: Server) -> None:
+    """Else a retry that goes the other way would be stored again."""
+    ids = []
+    for way in (b"", b"Origin: http://127.0.0.1\r\n"):
+        async with await server.connect() as client:
+            await client.send(
+                b"POST /publish?key=a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n"
+                b"Idempotency-Key: one\r\nIdempotency-Key: two\r\n" + way + b"\r\nx"
+            )
+            ids.append((await client.response()).json["id"])
+    assert ids[0] == ids[1]
+
+
 @pytest.mark.parametrize("way", [{}, ORIGIN])
 async def test_both_ways_are_logged(way: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     """With the status that each request was answered with."""

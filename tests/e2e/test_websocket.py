@@ -76,6 +76,18 @@ async def test_the_bus_closes(server: Server) -> None:
         server.stop.set()
 
 
+async def test_a_bus_that_failed_closes_with_1011(server: Server) -> None:
+    """Not as one that was closed, and with nothing of why."""
+    async with await server.connect() as client:
+        await client.upgrade("/ws?key=a")
+        await until(lambda: server.watches == 1)
+        server.bus._dispatcher.close(RuntimeError("inside"))
+        opcode, payload = await client.frame()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1011)
+        assert b"inside" not in payload
+        server.stop.set()
+
+
 async def test_the_client_closes(server: Server) -> None:
     """A client's close is answered, its watch is gone, and the connection ends."""
     async with await server.connect() as client:

@@ -14,19 +14,24 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import trio_websocket
 import trustme
 from served import served, until
 
 from trio_watchbus import (
     BusUnavailableError,
+    Message,
     PublishUnknownError,
     RemoteWatchBus,
     WatchLaggedError,
     open_remote_watchbus,
     open_watchbus,
 )
+from trio_watchbus import _protocol as protocol
 from trio_watchbus._remote import _bus
+from trio_watchbus._remote._address import Address
+from trio_watchbus._remote._link import LinkOptions
 from trio_watchbus.testing import FaultProxy
 from trio_watchbus.testing._cancelling import cancel_everywhere
 
@@ -523,6 +528,27 @@ async def test_a_publish_refused_after_one_that_may_have_arrived_is_unknown() ->
         with pytest.raises(BusUnavailableError) as caught:
             await bus.publish("k", b"")
         assert not isinstance(caught.value, PublishUnknownError)
+
+
+async def test_a_long_history_may_take_longer_as_long_as_more_of_it_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The time that a server has to answer begins anew with each part."""
+    bus = RemoteWatchBus(LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1), 1.0)
+    bus._max_request_size = 10_000
+
+    async def give() -> None:
+        for number in range(1, 6):
+            await trio.sleep(0.9)
+            message = protocol.WireMessage.of(Message("k", b"", f"e-{number}", 0.0))
+            bus._take(protocol.Messages(1, (message,), f"e-{number}"))
+        await trio.sleep(0.9)
+        bus._take(protocol.Watching(1, "e-5"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give)
+        async with bus.watch("k", history=5) as watch:
+            assert [(await watch.receive()).id for _ in range(5)] == [f"e-{n}" for n in range(1, 6)]
 
 
 async def test_a_fault_of_the_bus_itself_is_raised_and_hides_nowhere(

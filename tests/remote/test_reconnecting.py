@@ -20,6 +20,7 @@ from trio_watchbus import (
     WatchLaggedError,
     open_remote_watchbus,
 )
+from trio_watchbus._backoff import Backoff
 from trio_watchbus._remote import _bus
 from trio_watchbus.abc import Watch
 from trio_watchbus.testing import FaultProxy
@@ -93,6 +94,25 @@ async def test_cuts_at_any_time_lose_and_repeat_nothing_and_publish_once(
         assert await numbers(watch, 300) == list(range(300))
         assert await numbers(stored, 300) == list(range(300))
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("long", "times"), [(0.0, 1), (1000.0, 0)])
+async def test_pauses_begin_anew_after_a_connection_that_held(
+    monkeypatch: pytest.MonkeyPatch, long: float, times: int
+) -> None:
+    """And grow on after one that did not, so that a server that fails at once is no busier."""
+    resets = 0
+
+    def reset(_: Backoff) -> None:
+        nonlocal resets
+        resets += 1
+
+    monkeypatch.setattr(Backoff, "reset", reset)
+    async with served() as server, through_proxy(server) as (proxy, bus):
+        monkeypatch.setattr(_bus, "_LONGEST_PAUSE", long)
+        proxy.cut()
+        await reconnected(bus)
+        assert resets == times
 
 
 async def test_the_position_moves_past_what_does_not_match_so_that_it_can_be_resumed_from() -> None:

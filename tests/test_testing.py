@@ -303,6 +303,19 @@ async def test_every_step_is_cancelled_once_before_and_once_after() -> None:
     assert set(reached) == {0, 1, 2, 3}
 
 
+async def test_a_quick_attempt_now_and_then_does_not_end_it_early() -> None:
+    attempts = 0
+
+    async def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        # Those are the two of one step, when that is reached.
+        for _ in range(2 if attempts in (9, 10) else 10):
+            await trio.lowlevel.checkpoint()
+
+    assert await cancel_everywhere(attempt, trio.lowlevel.checkpoint) >= 18
+
+
 async def test_what_is_done_by_halves_is_found() -> None:
     balance = 0
 

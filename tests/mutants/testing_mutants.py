@@ -38,6 +38,13 @@ MUTANTS = [
         TESTS,
     ),
     Mutant(
+        "one quick attempt ends the cancelling everywhere",
+        "testing/_cancelling.py",
+        "_LATE_STEPS = 5\n",
+        "_LATE_STEPS = 1\n",
+        TESTS,
+    ),
+    Mutant(
         "a server may have no more files open than the shell lets it",
         "_cli/_workers.py",
         "    _allow_files(options.max_connections + _SPARE_FILES)\n",

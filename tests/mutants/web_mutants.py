@@ -116,6 +116,13 @@ MUTANTS = [
         (*STREAMS, "tests/e2e/test_drain.py"),
     ),
     Mutant(
+        "a stream says at first that it is where the bus is, with messages yet to come",
+        STREAM,
+        "        self._opening = opening(self._position(), _retry()) + gap\n",
+        "        self._opening = opening(self._bus.position, _retry()) + gap\n",
+        ("tests/test_cancel.py::test_a_served_request",),
+    ),
+    Mutant(
         "a gap amid a stream says not where it goes on",
         STREAM,
         "gap_event(lagged.reason, lagged.missed, lagged.position)",

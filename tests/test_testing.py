@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,14 @@ async def test_it_says_that_a_descriptor_is_left(impatient: None) -> None:
     os.close(writing)
 
 
-async def test_it_says_that_a_busy_thread_and_its_token_are_left(impatient: None) -> None:
+@pytest.mark.parametrize(
+    ("limiter", "said"),
+    [(None, r"threads: .*limiter_tokens: "), (trio.CapacityLimiter(1), "threads: ")],
+)
+async def test_it_says_that_a_busy_thread_and_its_token_are_left(
+    impatient: None, limiter: trio.CapacityLimiter | None, said: str
+) -> None:
+    """A token of a limiter of a bus's own is found by the thread that holds it."""
     released = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -262,9 +270,9 @@ async def test_it_says_that_a_busy_thread_and_its_token_are_left(impatient: None
         trio.from_thread.run(released.wait, trio_token=token)
 
     async with trio.open_nursery() as nursery:
-        with pytest.raises(AssertionError, match=r"threads: .*limiter_tokens: "):
+        with pytest.raises(AssertionError, match=said):
             async with assert_nothing_left():
-                nursery.start_soon(trio.to_thread.run_sync, wait)
+                nursery.start_soon(partial(trio.to_thread.run_sync, wait, limiter=limiter))
                 await trio.testing.wait_all_tasks_blocked(0.01)
         released.set()
     # The thread that Trio keeps for the next call is nothing that was left.

@@ -208,6 +208,13 @@ MUTANTS = [
         ("tests/e2e/test_bad_input_http.py",),
     ),
     Mutant(
+        "an answer of 503 says not when to try again",
+        ANSWER,
+        "    if refusal.status == 503:\n",
+        "    if False:\n",
+        ("tests/e2e/test_redis_down.py",),
+    ),
+    Mutant(
         "each answer says what serves it",
         HYPERCORN,
         "    config.include_server_header = False\n",

@@ -6,31 +6,43 @@ requests are served.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
-from typing import Any, cast
+from contextlib import AbstractAsyncContextManager, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import fakeredis
 import pytest
 import trio
+from naive import received_now
 from redis_bus.servers import RedisServer, binaries, fake_client, running
 from served import served
 
 from trio_watchbus import (
     InMemoryWatchBus,
+    WatchLaggedError,
     open_redis_watchbus,
     open_remote_watchbus,
     open_watchbus,
 )
+from trio_watchbus._protocol import encode_message
+from trio_watchbus._request import WatchRequest
 from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left, cancel_everywhere
-from trio_watchbus.web import create_app
+from trio_watchbus.web._app import app_of
+from trio_watchbus.web._client import CLIENT
+from trio_watchbus.web._connection import CloseConnection
+from trio_watchbus.web._options import WebOptions
+from trio_watchbus.web._routes import WatchBusBlueprint
+from trio_watchbus.web._session import serve_session
 
 
 async def cancel_a_bus_everywhere(
-    open_bus: Callable[[], AbstractAsyncContextManager[WatchBus]],
+    open_bus: Callable[[], AbstractAsyncContextManager[WatchBus]], least: int
 ) -> None:
-    """Cancel opening a bus, using it, and closing it."""
+    """Cancel opening a bus, using it, and closing it, at so many steps at least."""
 
     async def use() -> None:
         async with open_bus() as bus:
@@ -42,16 +54,16 @@ async def cancel_a_bus_everywhere(
     # A server that has been used already: what it makes for its first client stays.
     await use()
     async with assert_nothing_left():
-        assert await cancel_everywhere(use, trio.lowlevel.checkpoint)
+        assert await cancel_everywhere(use, trio.lowlevel.checkpoint) >= least
 
 
 async def test_the_embedded_bus() -> None:
-    await cancel_a_bus_everywhere(lambda: open_watchbus("memory://"))
+    await cancel_a_bus_everywhere(lambda: open_watchbus("memory://"), 4)
 
 
 async def test_a_bus_over_a_fake_redis() -> None:
     client = fake_client(fakeredis.FakeServer())
-    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(client))
+    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(client), 50)
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +73,34 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 async def test_a_bus_over_redis(redis_server: RedisServer) -> None:
-    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(f"unix://{redis_server.path}"))
+    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(f"unix://{redis_server.path}"), 50)
 
 
 async def test_a_remote_bus() -> None:
     async with served() as server:
-        await cancel_a_bus_everywhere(lambda: open_remote_watchbus(server.url))
+        await cancel_a_bus_everywhere(lambda: open_remote_watchbus(server.url), 100)
 
 
 class Request:
     """One request to an application, called as a server calls it, until its client leaves.
 
-    The client leaves when it has read what it waits for.
+    A message is published when the client has read the one from before; it leaves when it has read
+    that, too.
+
+    Args:
+        bus: what is served.
+        kind: "http" or "websocket".
+        path: what is asked for.
+        after: where the client resumes.
+        ours: whether the server is that of `serve`, which sends by shorter ways.
+
+    Attributes:
+        seen: what the client has received.
     """
 
-    def __init__(self, kind: str, path: str, query: str, wanted: bytes) -> None:
+    def __init__(
+        self, bus: InMemoryWatchBus, kind: str, path: str, after: str, *, ours: bool
+    ) -> None:
         self.scope: dict[str, Any] = {
             "type": kind,
             "asgi": {"version": "3.0"},
@@ -84,16 +109,23 @@ class Request:
             "scheme": "http" if kind == "http" else "ws",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": query.encode(),
+            "query_string": f"key=k&format=json&after={after}".encode(),
             "root_path": "",
-            "headers": [(b"host", b"127.0.0.1:8000")],
+            "headers": [
+                (b"host", b"127.0.0.1:8000"),
+                (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA=="),
+            ],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8000),
             "subprotocols": [],
             "extensions": {},
         }
+        if ours:
+            client = SimpleNamespace(send_chunk=self._take, send_frames=self._take)
+            self.scope["state"] = {CLIENT: client}
+        self._bus = bus
         self._kind = kind
-        self._wanted = wanted
+        self.seen = b""
         self._read = trio.Event()
         self._begun = False
 
@@ -108,28 +140,135 @@ class Request:
         return {"type": f"{self._kind}.disconnect", "code": 1006}
 
     async def send(self, event: dict[str, Any]) -> None:
+        body = event.get("body") or event.get("bytes") or (event.get("text") or "").encode()
+        await self._take(body)
+
+    async def _take(self, data: bytes) -> None:
+        # As to a socket: a cancel may come before and after, and what was sent stays so.
         await trio.lowlevel.checkpoint()
-        sent = event.get("body") or event.get("bytes") or (event.get("text") or "").encode()
-        if self._wanted in sent:
+        self.seen += data
+        if b"hello" in data:
+            self._bus.publish_nowait("k", b"live")
+        if b"live" in data:
             self._read.set()
+        await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize(("kind", "path"), [("http", "/sse"), ("websocket", "/ws")])
-async def test_a_served_request(kind: str, path: str) -> None:
+def assert_the_rest_comes(
+    bus: InMemoryWatchBus, start: str, seen: list[bytes], position: str
+) -> None:
+    """Assert that who has seen some of what follows `start` gets the rest after `position`."""
+
+    def following(after: str) -> list[bytes | WatchLaggedError]:
+        watch = bus._register(WatchRequest(["k"], (), after=after))
+        got = received_now(watch)
+        watch.close()
+        return got
+
+    assert [*seen, *following(position)] == following(start)
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["by serve", "by another server"])
+@pytest.mark.parametrize(
+    ("kind", "path", "resumed_from"),
+    [("http", "/sse", rb"^id: (.+)$"), ("websocket", "/ws", rb'"id":"([^"]+)"')],
+    ids=["/sse", "/ws"],
+)
+async def test_a_served_request(kind: str, path: str, resumed_from: bytes, ours: bool) -> None:
+    """Nothing of it is left, nor lost: a client that was cut gets the rest where it resumes."""
     bus = InMemoryWatchBus()
-    bus.publish_nowait("k", b"hello")
-    app = create_app(bus)
+    blueprint = WatchBusBlueprint(bus, WebOptions())
+    app: Any = app_of(blueprint)
+    if ours:
+        app = blueprint.plain_beneath(app)
+    start = bus.position
+    request: Request
 
     async def serve_one() -> None:
-        request = Request(kind, path, "key=k&history=1", b"hello")
-        await app(cast(Any, request.scope), cast(Any, request.receive), cast(Any, request.send))
+        nonlocal start, request
+        start = bus.position
+        bus.publish_nowait("k", b"hello")
+        request = Request(bus, kind, path, start, ours=ours)
+        await app(request.scope, request.receive, request.send)
 
-    async def nothing_left() -> None:
-        assert bus.statistics().watches == 0
+    async def nothing_left_or_lost() -> None:
+        assert bus.statistics().watches == bus.statistics().trie_nodes == 0
+        seen = re.findall(rb'"data":"(\w+)"', request.seen)
+        positions = re.findall(resumed_from, request.seen, re.MULTILINE)
+        assert_the_rest_comes(bus, start, seen, positions[-1].decode() if positions else start)
         await trio.lowlevel.checkpoint()
 
     async with assert_nothing_left(bus):
-        assert await cancel_everywhere(serve_one, nothing_left) > 10
+        assert await cancel_everywhere(serve_one, nothing_left_or_lost) > 10
+    # The last one was served to its end.
+    assert b"hello" in request.seen
+    assert b"live" in request.seen
+
+
+class SessionPeer:
+    """A client of ``watchbus.v1`` that watches, publishes, asks, and leaves."""
+
+    def __init__(self, start: str) -> None:
+        self.draining = trio.Event()
+        self.messages: list[Any] = []
+        two = '[{"key":"k","data":"1"},{"key":"k","data":"2"}]'
+        self._frames = [
+            f'{{"op":"watch","id":1,"key":"k","after":"{start}"}}',
+            '{"op":"watch","id":2,"prefix":"","window":1}',
+            f'{{"op":"publish_many","id":3,"messages":{two}}}',
+            '{"op":"latest","id":4,"key":"k"}',
+        ]
+        self._watched = trio.Event()
+        self._unwatching = False
+        self._unwatched = trio.Event()
+
+    async def receive(self) -> str:
+        await trio.lowlevel.checkpoint()
+        if self._frames:
+            return self._frames.pop(0)
+        if not self._unwatching:
+            await self._watched.wait()
+            self._unwatching = True
+            return '{"op":"unwatch","id":1}'
+        await self._unwatched.wait()
+        raise CloseConnection(1000, "")
+
+    async def send(self, data: str, /) -> None:
+        await trio.lowlevel.checkpoint()
+        frame = json.loads(data)
+        if (frame["op"], frame.get("id")) == ("messages", 1):
+            self.messages.append(frame)
+            self._watched.set()
+        if frame["op"] == "unwatched":
+            self._unwatched.set()
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_session_of_watchbus_v1() -> None:
+    """What it publishes is whole, and a client that was cut gets the rest where it resumes."""
+    bus = InMemoryWatchBus()
+    start = bus.position
+    peer: SessionPeer
+
+    async def serve_one() -> None:
+        nonlocal start, peer
+        start = bus.position
+        peer = SessionPeer(start)
+        with suppress(CloseConnection):
+            await serve_session(bus, peer, WebOptions(), encode_message)
+
+    async def nothing_left_or_half_done() -> None:
+        statistics = bus.statistics()
+        assert statistics.watches == statistics.trie_nodes == 0
+        assert statistics.journal_messages % 2 == 0
+        seen = [m["data"].encode() for frame in peer.messages for m in frame["messages"]]
+        position = peer.messages[-1]["position"] if peer.messages else start
+        assert_the_rest_comes(bus, start, seen, position)
+        await trio.lowlevel.checkpoint()
+
+    async with assert_nothing_left(bus):
+        assert await cancel_everywhere(serve_one, nothing_left_or_half_done) > 50
+    assert [m["data"] for frame in peer.messages for m in frame["messages"]] == ["1", "2"]
 
 
 async def test_a_server() -> None:

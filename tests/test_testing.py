@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,15 @@ class KeepsWatches(Wrapped):
         return await self.inner._open_watch(request)
 
 
+class KeepsWatchesOfTheLatest(Wrapped):
+    """Only those: no check that looks at what is left by itself opens one."""
+
+    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+        if request.overflow == "latest":
+            self.kept = await self.inner._open_watch(WatchRequest(["kept"], ()))
+        return await self.inner._open_watch(request)
+
+
 class ResumesFromTheOldest(Wrapped):
     async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
         oldest = self.inner._dispatcher.oldest
@@ -156,6 +167,7 @@ async def test_the_suite_passes_a_bus_without_a_fault() -> None:
         TakesPrefixesForPatterns,
         NeverYields,
         KeepsWatches,
+        KeepsWatchesOfTheLatest,
         ResumesFromTheOldest,
         GivesTheLatestUnasked,
         DropsWhenFull,
@@ -212,6 +224,29 @@ async def test_it_says_which_watches_are_left() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        ("watches", "'watches': 1"),
+        ("watched_keys", "'watched keys': 1"),
+        ("watched_prefixes", "'watched prefixes': 1"),
+        ("trie_nodes", "'trie nodes': 1"),
+    ],
+)
+async def test_it_finds_what_is_left_in_one_structure_alone(count: str, said: str) -> None:
+    class Leaks(Wrapped):
+        left = 0
+
+        def statistics(self) -> BusStatistics:
+            counts: dict[str, Any] = {count: self.left}
+            return replace(super().statistics(), **counts)
+
+    bus = Leaks(Retention())
+    with pytest.raises(AssertionError, match=said):
+        async with assert_nothing_left(bus):
+            bus.left = 1
+
+
 async def test_it_says_that_a_descriptor_is_left(impatient: None) -> None:
     with pytest.raises(AssertionError, match="descriptors: "):
         async with assert_nothing_left():
@@ -220,7 +255,14 @@ async def test_it_says_that_a_descriptor_is_left(impatient: None) -> None:
     os.close(writing)
 
 
-async def test_it_says_that_a_busy_thread_and_its_token_are_left(impatient: None) -> None:
+@pytest.mark.parametrize(
+    ("limiter", "said"),
+    [(None, r"threads: .*limiter_tokens: "), (trio.CapacityLimiter(1), "threads: ")],
+)
+async def test_it_says_that_a_busy_thread_and_its_token_are_left(
+    impatient: None, limiter: trio.CapacityLimiter | None, said: str
+) -> None:
+    """A token of a limiter of a bus's own is found by the thread that holds it."""
     released = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -228,9 +270,9 @@ async def test_it_says_that_a_busy_thread_and_its_token_are_left(impatient: None
         trio.from_thread.run(released.wait, trio_token=token)
 
     async with trio.open_nursery() as nursery:
-        with pytest.raises(AssertionError, match=r"threads: .*limiter_tokens: "):
+        with pytest.raises(AssertionError, match=said):
             async with assert_nothing_left():
-                nursery.start_soon(trio.to_thread.run_sync, wait)
+                nursery.start_soon(partial(trio.to_thread.run_sync, wait, limiter=limiter))
                 await trio.testing.wait_all_tasks_blocked(0.01)
         released.set()
     # The thread that Trio keeps for the next call is nothing that was left.
@@ -267,6 +309,19 @@ async def test_every_step_is_cancelled_once_before_and_once_after() -> None:
 
     assert await cancel_everywhere(attempt, then) >= 6
     assert set(reached) == {0, 1, 2, 3}
+
+
+async def test_a_quick_attempt_now_and_then_does_not_end_it_early() -> None:
+    attempts = 0
+
+    async def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        # Those are the two of one step, when that is reached.
+        for _ in range(2 if attempts in (9, 10) else 10):
+            await trio.lowlevel.checkpoint()
+
+    assert await cancel_everywhere(attempt, trio.lowlevel.checkpoint) >= 18
 
 
 async def test_what_is_done_by_halves_is_found() -> None:
@@ -327,18 +382,41 @@ async def test_leaving_a_watch_open(watchbus):
 """
 
 
-def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["trio_watchbus.testing.plugin"]')
-    (tmp_path / "test_it.py").write_text(USES_THE_FIXTURE)
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+KEEPS_WHAT_THE_FIXTURE_GAVE = """
+kept = []
+
+def test_before(watchbus):
+    kept.append(watchbus)
+
+def test_after():
+    assert not kept[0].statistics().connected
+"""
+
+
+def run_tests(folder: Path, tests: str) -> str:
+    """Run tests of a program that uses the plugin; return what pytest says."""
+    (folder / "conftest.py").write_text('pytest_plugins = ["trio_watchbus.testing.plugin"]')
+    (folder / "test_it.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
     # The settings of this project are not those of the programs that use it.
-    options = ["-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
+    options = ["-p", "no:cacheprovider", f"--rootdir={folder}"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, tmp_path],
+        [sys.executable, "-m", "pytest", *options, folder],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "4 passed, 1 error" in run.stdout, run.stdout + run.stderr
-    assert "ERROR" in run.stdout
-    assert "watches left: expected 0, got 1" in run.stdout
+    return run.stdout + run.stderr
+
+
+def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, USES_THE_FIXTURE)
+    assert "4 passed, 1 error" in said, said
+    assert "ERROR" in said
+    assert "watches left: expected 0, got 1" in said
+
+
+def test_the_bus_of_the_fixture_is_closed_afterwards(tmp_path: Path) -> None:
+    """Who kept it, a task that outlives the test say, is told."""
+    said = run_tests(tmp_path, KEEPS_WHAT_THE_FIXTURE_GAVE)
+    assert "2 passed" in said, said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -152,6 +153,15 @@ async def test_options_from_the_environment() -> None:
     async with serving(WATCHBUS_SERVE_MAX_KEYS="1") as (_, port), await connect(port) as client:
         await client.request("/sse?key=a&key=b")
         assert (await client.response()).error == "too_many_keys"
+
+
+async def test_it_may_have_as_many_files_open_as_it_takes_connections() -> None:
+    """Whatever the shell allows at first, up to what the system does."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    low = ("sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *WATCHBUS)
+    async with serving("--max-connections", "1000", program=low) as (server, _):
+        allowed, _ = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        assert allowed == (1100 if hard == resource.RLIM_INFINITY else min(1100, hard))
 
 
 async def test_the_access_log() -> None:

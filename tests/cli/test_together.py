@@ -43,13 +43,14 @@ async def test_two_shells() -> None:
                     assert line == b"hello"
 
 
-async def test_a_remote_bus_is_left_in_less_than_a_second_though_its_server_is_stopped() -> None:
+async def test_a_remote_bus_is_left_without_its_server_that_is_stopped() -> None:
+    """It takes none of the minutes for which a publish waits."""
     async with running("serve", "--bind", "127.0.0.1:0") as server:
         url = await url_of(server)
-        async with open_watchbus(url) as bus, bus.watch("k"):
+        async with open_watchbus(url, publish_timeout=60) as bus, bus.watch("k"):
             server.process.send_signal(signal.SIGSTOP)
             with trio.move_on_after(0.1):
                 await bus.publish("k", b"")
             began = trio.current_time()
-        assert trio.current_time() - began < 1
+        assert trio.current_time() - began < 5
         server.process.send_signal(signal.SIGCONT)

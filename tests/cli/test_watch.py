@@ -12,6 +12,8 @@ from command import command, running
 from served import Server, served, until
 
 from trio_watchbus import InMemoryWatchBus, Retention
+from trio_watchbus._core._watch import BufferedWatch
+from trio_watchbus._request import WatchRequest
 from trio_watchbus.testing import FaultProxy
 
 
@@ -146,10 +148,19 @@ async def test_a_signal_ends_it_while_nobody_reads_what_it_writes() -> None:
         os.close(reading)
 
 
-async def test_a_slow_reader_costs_no_connection() -> None:
+async def test_a_slow_reader_costs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody reads, the server still hears that it is there."""
-    async with served(heartbeat=0.2) as server:
+    # It has a heartbeat's time to answer.
+    async with served(heartbeat=1) as server:
         await server.bus.publish("a", b"x" * 1_000_000)
+        opened: list[str] = []
+        opening = server.bus._open_watch
+
+        async def note(request: WatchRequest) -> BufferedWatch:
+            opened.extend(request.keys)
+            return await opening(request)
+
+        monkeypatch.setattr(server.bus, "_open_watch", note)
         reading, writing = os.pipe()
         async with running(
             *("watch", "a", "--history", "1", "--bus", server.url), stdout=writing
@@ -158,9 +169,11 @@ async def test_a_slow_reader_costs_no_connection() -> None:
             await watched(server)
             async with await server.connect() as client:
                 await client.stream_events("/sse?key=b")
-                for _ in range(5):
+                for _ in range(3):
                     await client.event()
+            # It is the one that it had at first.
             assert server.watches
+            assert opened == ["a", "b"]
             process.process.send_signal(signal.SIGTERM)
             assert await process.process.wait() == 0
         os.close(reading)

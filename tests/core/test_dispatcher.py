@@ -228,6 +228,15 @@ def test_a_long_journal_is_replayed_whole_in_buffers_of_any_size(count: int) -> 
         assert watch.statistics().state == "synced"
 
 
+def test_a_resumed_watch_that_keeps_the_latest_gives_the_newest_of_each_key_alone() -> None:
+    """However small its buffer: that is no bound on what it may skip."""
+    feed = Feed()
+    feed.publish("a", "b", "a", "b", "a")
+    watch = feed.watch("a", "b", after=Position("e", 0), overflow="latest", buffer_size=1)
+    assert told(watch) == [b"4", b"5"]
+    assert watch.statistics().state == "synced"
+
+
 # Lagging
 
 
@@ -360,6 +369,19 @@ def test_a_rewritten_history_is_told_in_its_place_and_another_epoch_follows() ->
     with pytest.raises(HistoryLostError) as raised:
         feed.dispatcher.check(Position("e", 2))
     assert raised.value.reason == "epoch"
+
+
+def test_where_a_watch_is_before_it_is_told_of_a_rewrite_counts_in_the_old_epoch() -> None:
+    """Whoever resumes from there is refused, and not given another history's messages."""
+    feed = Feed()
+    watch = feed.watch("a")
+    feed.publish("a", "a")
+    assert told(watch) == [b"1", b"2"]
+    feed.dispatcher.lose("f", 0, None)
+    feed.publish("a", "a", "a")
+    assert watch.position == "e-2"
+    assert told(watch) == [lag(None, "f-0", "epoch"), b"1", b"2", b"3"]
+    assert watch.position == "f-3"
 
 
 def test_a_watch_opened_after_a_rewrite_is_told_nothing() -> None:

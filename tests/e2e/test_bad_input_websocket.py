@@ -24,6 +24,8 @@ from served import (
     until,
 )
 
+from trio_watchbus._protocol import REQUESTS_AT_ONCE
+
 PATHS = ["/ws?key=a", "/ws"]
 """Without a subprotocol, and with it."""
 
@@ -186,10 +188,12 @@ async def test_an_empty_binary_frame(server: Server, path: str) -> None:
 
 async def test_a_flood_of_messages(server: Server) -> None:
     """A client that has nothing to say and does not stop is closed with 1008."""
+    before = resident_size()
     async with await open_websocket(server, "/ws?key=a") as client:
         with contextlib.suppress(trio.BrokenResourceError):
             for _ in range(100):
                 await client.send(frame(TEXT, b"a") * 100)
+                assert resident_size() - before < 20_000_000
         assert await client.close_code() == 1008
 
 
@@ -197,9 +201,11 @@ async def test_a_flood_of_publishes(server: Server, monkeypatch: pytest.MonkeyPa
     """A client that publishes faster than the bus takes it has to wait; it fills no memory."""
     text = b'{"op": "publish", "id": %d, "key": "a", "data": "%b"}'
     before = resident_size()
-    sent = 0
+    sent = begun = 0
 
     async def hang(*_: object, **__: object) -> None:
+        nonlocal begun
+        begun += 1
         await trio.sleep_forever()
 
     monkeypatch.setattr(server.bus, "publish", hang)
@@ -210,11 +216,14 @@ async def test_a_flood_of_publishes(server: Server, monkeypatch: pytest.MonkeyPa
             while sent < 1000:
                 await client.send_frame(TEXT, text % (sent, b"a" * 500_000))
                 sent += 1
+                assert resident_size() - before < 100_000_000
 
         nursery.start_soon(flood)
+        await until(lambda: begun == REQUESTS_AT_ONCE)
+        # Whatever more the client gets rid of now, the bus is asked for no more of it.
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert sent < 1000
-        assert resident_size() - before < 100_000_000
+        assert begun == REQUESTS_AT_ONCE
         nursery.cancel_scope.cancel()
     monkeypatch.undo()
 
@@ -223,10 +232,12 @@ async def test_a_flood_of_publishes(server: Server, monkeypatch: pytest.MonkeyPa
 async def test_a_flood_of_pings(server: Server, path: str) -> None:
     """While one client does nothing but ping, the others receive; memory stays as it is."""
     async with await open_websocket(server, path) as client, trio.open_nursery() as nursery:
+        before = resident_size()
 
         async def flood() -> None:
             while True:
                 await client.send(frame(PING, b"a") * 1000)
+                assert resident_size() - before < 20_000_000
 
         nursery.start_soon(flood)
         async with await open_websocket(server, "/ws?key=a") as other:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 
 import pytest
 import trio
-import trio.testing
 from served import CLOSE, SECONDS, Client, Server, served, until
 
 from trio_watchbus import InMemoryWatchBus
 
 
-async def test_streams_end_with_an_event_and_a_closing_chunk(server: Server) -> None:
+async def test_streams_end_with_an_event_and_a_closing_chunk(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client learns that this is the end, and when to come back: spread over seconds."""
-    retries = set()
+    ranges, retries = set(), set()
+    numbers = itertools.count(1000)
+
+    def randint(least: int, most: int) -> int:
+        ranges.add((least, most))
+        return next(numbers)
+
+    monkeypatch.setattr(random, "randint", randint)
     async with await server.connect() as client, await server.connect() as other:
         await client.stream_events("/sse?key=a")
         await other.stream_events("/sse?key=b")
@@ -23,13 +33,14 @@ async def test_streams_end_with_an_event_and_a_closing_chunk(server: Server) -> 
             end = await each.event()
             assert end.event == "end"
             assert json.loads(end.data or "") == {"reason": "shutdown"}
-            assert end.retry is not None
-            assert 1000 <= end.retry <= 5000
             retries.add(end.retry)
             with pytest.raises(EOFError):
                 await each.event()
             await each.is_closed()
+    # Each has a number of its own.
     assert len(retries) == 2
+    assert retries <= set(range(1000, next(numbers)))
+    assert ranges == {(1000, 5000)}
 
 
 async def test_a_client_resumes_where_the_end_came(server: Server) -> None:
@@ -104,7 +115,7 @@ async def test_nothing_is_accepted_any_more(server: Server) -> None:
         await server.refuses()
 
 
-async def stop_reading(server: Server, client: Client, target: str) -> None:
+async def stop_reading(server: Server, client: Client, target: str, stuck: trio.Event) -> None:
     """Have the server blocked in sending to a client."""
     if target.startswith("/ws"):
         await client.upgrade(target)
@@ -113,27 +124,29 @@ async def stop_reading(server: Server, client: Client, target: str) -> None:
         await client.stream_events(target)
     for _ in range(20):
         await server.bus.publish("a", bytes(1_000_000))
-    await trio.testing.wait_all_tasks_blocked(0.01)
+    await stuck.wait()
 
 
 @pytest.mark.parametrize("target", ["/sse?key=a", "/ws?key=a"])
-async def test_clients_that_do_not_read_are_cut_at_the_end_of_the_grace(target: str) -> None:
+async def test_clients_that_do_not_read_are_cut_at_the_end_of_the_grace(
+    target: str, stuck: trio.Event
+) -> None:
     """The server ends, though hypercorn shields what it sends to them."""
     async with served(grace=0.2) as server, await server.connect(4096) as client:
-        await stop_reading(server, client, target)
+        await stop_reading(server, client, target, stuck)
         server.stop.set()
         await server.stopped.wait()
 
 
 @pytest.mark.parametrize("target", ["/sse?key=a", "/ws?key=a", "/healthz"])
-async def test_a_cancel_ends_everything_at_once(target: str) -> None:
+async def test_a_cancel_ends_everything_at_once(target: str, stuck: trio.Event) -> None:
     """Without a word to the clients, and though some of them do not read."""
     async with served() as server, await server.connect(4096) as client:
         if target == "/healthz":
             await client.request(target)
             await client.response()
         else:
-            await stop_reading(server, client, target)
+            await stop_reading(server, client, target, stuck)
         with trio.fail_after(SECONDS):
             server.cancel()
             await server.stopped.wait()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import trio
-from served import served
+from served import served, until
 
 from trio_watchbus.web._listen import Bind, open_socket
 
@@ -33,6 +34,24 @@ async def test_one_connection_too_many(limit: str, status: int) -> None:
         for client in clients:
             client.vanish()
             await server.admits()
+
+
+async def test_addresses_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a server that runs for long would remember everybody who ever came."""
+    counters: list[Counter[str]] = []
+
+    class Noted(Counter[str]):
+        def __init__(self) -> None:
+            super().__init__()
+            counters.append(self)
+
+    monkeypatch.setattr("trio_watchbus.web._server.Counter", Noted)
+    async with served() as server:
+        async with await server.connect() as client:
+            await client.stream_events("/sse?key=a")
+            assert [dict(counter) for counter in counters] == [{"127.0.0.1": 1}]
+        await until(lambda: not server.watches)
+        await until(lambda: not counters[0])
 
 
 def test_many_may_wait_to_be_accepted() -> None:

@@ -66,6 +66,19 @@ async def test_a_chunked_body(server: Server) -> None:
     assert message.data == b"abcde"
 
 
+async def test_a_body_that_does_not_come_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """408, and nothing of it is published."""
+    monkeypatch.setattr("trio_watchbus.web._plain._PLAIN_SECONDS", 0.01)
+    monkeypatch.setattr("trio_watchbus.web._routes._BODY_SECONDS", 0.05)
+    async with await server.connect() as client:
+        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
+        response = await client.response()
+        assert (response.status, response.error) == (408, "body_timeout")
+    assert await server.bus.latest("a") is None
+
+
 async def test_an_idempotency_key_publishes_once(server: Server) -> None:
     """The same key again is answered alike, and nothing is published."""
     headers = {"Idempotency-Key": "order-42"}

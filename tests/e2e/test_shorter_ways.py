@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import trio
-from served import Event, Server, served, until
+from served import Client, Event, Server, served, until
 
 import trio_watchbus.web._plain as plain_module
 
@@ -142,6 +142,19 @@ async def test_pages_elsewhere_change_no_plain_answer() -> None:
             assert plain.headers["vary"] == "Origin"
 
 
+async def test_a_header_that_comes_twice_is_read_as_by_quart(server: Server) -> None:
+    """Else a retry that goes the other way would be stored again."""
+    ids = []
+    for way in (b"", b"Origin: http://127.0.0.1\r\n"):
+        async with await server.connect() as client:
+            await client.send(
+                b"POST /publish?key=a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n"
+                b"Idempotency-Key: one\r\nIdempotency-Key: two\r\n" + way + b"\r\nx"
+            )
+            ids.append((await client.response()).json["id"])
+    assert ids[0] == ids[1]
+
+
 @pytest.mark.parametrize("way", [{}, ORIGIN])
 async def test_both_ways_are_logged(way: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     """With the status that each request was answered with."""
@@ -164,11 +177,17 @@ async def test_both_ways_are_logged(way: dict[str, str], caplog: pytest.LogCaptu
     ]
 
 
+async def begin_body(server: Server, client: Client) -> None:
+    """Send half of a body, and return once the server has read that."""
+    await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
+    # An answer to a later request.
+    await server.ask("/healthz")
+
+
 async def test_a_body_that_comes_in_pieces_is_published_whole(server: Server) -> None:
     """Whether its last piece comes soon."""
     async with await server.connect() as client:
-        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await begin_body(server, client)
         await client.send(b"def")
         assert (await client.response()).status == 200
     message = await server.bus.latest("a")
@@ -182,8 +201,7 @@ async def test_a_body_that_takes_long_is_published_whole(
     """Or so late that the request is no plain one any more."""
     monkeypatch.setattr(plain_module, "_PLAIN_SECONDS", 0)
     async with await server.connect() as client:
-        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await begin_body(server, client)
         await client.send(b"def")
         assert (await client.response()).status == 200
     message = await server.bus.latest("a")
@@ -193,8 +211,7 @@ async def test_a_body_that_takes_long_is_published_whole(
 
 async def test_a_client_that_leaves_amid_its_body_publishes_nothing(server: Server) -> None:
     async with await server.connect() as client:
-        await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await begin_body(server, client)
     assert (await server.ask("/healthz")).status == 200
     assert await server.bus.latest("a") is None
 
@@ -211,7 +228,9 @@ async def test_a_connection_goes_on_after_a_plain_request(server: Server) -> Non
     assert len(set(ids)) == 3
 
 
-async def test_a_message_that_no_socket_takes_at_once_arrives_whole(server: Server) -> None:
+async def test_a_message_that_no_socket_takes_at_once_arrives_whole(
+    server: Server, stuck: trio.Event
+) -> None:
     """The part that is left is sent when the client reads on, and nothing comes between."""
     large = bytes(range(97, 107)) * 100_000
     async with await server.connect() as client:
@@ -219,6 +238,6 @@ async def test_a_message_that_no_socket_takes_at_once_arrives_whole(server: Serv
         for _ in range(5):
             await server.bus.publish("a", large)
         await server.bus.publish("a", b"last")
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await stuck.wait()
         received = [(await client.event()).data for _ in range(6)]
     assert received == [large.decode()] * 5 + ["last"]

@@ -76,6 +76,18 @@ async def test_the_bus_closes(server: Server) -> None:
         server.stop.set()
 
 
+async def test_a_bus_that_failed_closes_with_1011(server: Server) -> None:
+    """Not as one that was closed, and with nothing of why."""
+    async with await server.connect() as client:
+        await client.upgrade("/ws?key=a")
+        await until(lambda: server.watches == 1)
+        server.bus._dispatcher.close(RuntimeError("inside"))
+        opcode, payload = await client.frame()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1011)
+        assert b"inside" not in payload
+        server.stop.set()
+
+
 async def test_the_client_closes(server: Server) -> None:
     """A client's close is answered, its watch is gone, and the connection ends."""
     async with await server.connect() as client:
@@ -97,9 +109,10 @@ async def test_a_ping_is_answered(server: Server) -> None:
 
 async def test_the_server_pings_and_is_content_with_a_pong() -> None:
     """A client that answers stays, for as many heartbeats as it likes."""
-    async with served(heartbeat=0.1) as server, await server.connect() as client:
+    # It has a heartbeat's time to answer.
+    async with served(heartbeat=1) as server, await server.connect() as client:
         await client.upgrade("/ws?key=a")
-        for _ in range(5):
+        for _ in range(3):
             assert await client.frame() == (PING, b"")
             await client.send_frame(PONG)
         assert server.watches == 1

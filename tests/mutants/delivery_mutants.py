@@ -235,6 +235,18 @@ MUTANTS = [
         "            cursor += len(page)\n",
         "            cursor += max(1, len(page) - 1)\n",
     ),
+    mutant(
+        "a small buffer bounds what a watch that keeps the latest may skip",
+        DISPATCHER,
+        '        if request.overflow != "latest":\n',
+        "        if True:\n",
+    ),
+    mutant(
+        "a watch that has yet to be told of a rewrite says it is in the new epoch",
+        DISPATCHER,
+        "        return str(Position(watch.epoch, watch.cursor))\n",
+        "        return str(Position(self.epoch, watch.cursor))\n",
+    ),
     # Losses
     mutant(
         "a watch drops where its buffer is full",

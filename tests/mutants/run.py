@@ -26,6 +26,7 @@ from mutants import (
     redis_mutants,
     remote_mutants,
     structure_mutants,
+    testing_mutants,
     watch_mutants,
     web_mutants,
 )
@@ -44,6 +45,7 @@ MUTANTS: list[Mutant] = [
     *redis_mutants.MUTANTS,
     *web_mutants.MUTANTS,
     *remote_mutants.MUTANTS,
+    *testing_mutants.MUTANTS,
 ]
 
 SECONDS = 300
@@ -57,14 +59,18 @@ PYTEST = [
 FAILED = 1
 """What pytest exits with where tests were run and one failed."""
 
+TIMED_OUT = ("from pytest-timeout", "TooSlowError")
+"""What a test says that failed as something did not come in time."""
+
 
 class Result(NamedTuple):
-    """What became of a mutant."""
+    """What became of a mutant, and which test failed."""
 
     mutant: Mutant
     verdict: str
     seconds: float
     output: str
+    failed: str = ""
 
     @property
     def killed(self) -> bool:
@@ -92,7 +98,7 @@ def main() -> int:
             results.append(result)
             print(
                 f"{result.verdict:10} {result.seconds:4.0f} s  {result.mutant.file}:"
-                f" {result.mutant.fault}",
+                f" {result.mutant.fault}" + (f"; {result.failed}" if result.failed else ""),
                 flush=True,
             )
     survivors = [result for result in results if not result.killed]
@@ -117,7 +123,27 @@ def try_mutant(mutant: Mutant) -> Result:
         except subprocess.TimeoutExpired:
             return Result(mutant, "killed (it hung)", time.monotonic() - start, "")
     verdict = {0: "survived", FAILED: "killed"}.get(run.returncode, "no tests")
-    return Result(mutant, verdict, time.monotonic() - start, run.stdout[-2000:])
+    failed = failed_test(run.stdout) if run.returncode == FAILED else ""
+    if failed and is_time_out(run.stdout) and not passes_without_fault(failed):
+        verdict = "too slow without it, too"
+    return Result(mutant, verdict, time.monotonic() - start, run.stdout[-2000:], failed)
+
+
+def failed_test(output: str) -> str:
+    """Return the test that failed first, as pytest names it."""
+    named = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+    return named[1] if named else ""
+
+
+def is_time_out(output: str) -> bool:
+    """Whether a test failed as something did not come in time."""
+    return any(said in output for said in TIMED_OUT)
+
+
+def passes_without_fault(test: str) -> bool:
+    """Whether a test that took too long passes on a busy machine, where there is no fault."""
+    with TemporaryDirectory() as folder:
+        return run_tests(copy_package(Path(folder)), (test,), None).returncode == 0
 
 
 def copy_package(folder: Path) -> Path:

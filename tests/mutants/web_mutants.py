@@ -35,6 +35,11 @@ QUERY = "web/_query.py"
 BATCH = "web/_batch.py"
 ACCESS = "web/_access.py"
 RAW = "web/_raw.py"
+PLAIN = "web/_plain.py"
+ROUTES = "web/_routes.py"
+ANSWER = "web/_answer.py"
+HYPERCORN = "web/_hypercorn.py"
+SERVER = "web/_server.py"
 CONNECTION = "web/_connection.py"
 REQUEST = "_protocol/_requests.py"
 
@@ -110,6 +115,27 @@ MUTANTS = [
         "            if False:\n",
         (*STREAMS, "tests/e2e/test_drain.py"),
     ),
+    Mutant(
+        "a stream says at first that it is where the bus is, with messages yet to come",
+        STREAM,
+        "        self._opening = opening(self._position(), _retry()) + gap\n",
+        "        self._opening = opening(self._bus.position, _retry()) + gap\n",
+        ("tests/test_cancel.py::test_a_served_request",),
+    ),
+    Mutant(
+        "a gap amid a stream says not where it goes on",
+        STREAM,
+        "gap_event(lagged.reason, lagged.missed, lagged.position)",
+        "gap_event(lagged.reason, lagged.missed, None)",
+        ("tests/web/test_stream.py",),
+    ),
+    Mutant(
+        "a client from a numbering yet to come gets what it knows",
+        STREAM,
+        '        if not history and lost.reason != "future":\n',
+        "        if not history:\n",
+        ("tests/web/test_stream.py",),
+    ),
     # Requests
     Mutant(
         "the header Last-Event-ID does not win over the URL",
@@ -160,6 +186,55 @@ MUTANTS = [
         "        if False:\n",
         (*REQUESTS, *SOCKETS),
     ),
+    Mutant(
+        "a header that comes twice is read another way than by the framework",
+        PLAIN,
+        ' or len(headers) < len(scope["headers"])',
+        "",
+        ("tests/e2e/test_shorter_ways.py",),
+    ),
+    Mutant(
+        "a body that does not come is waited for",
+        ROUTES,
+        "    with trio.move_on_after(_BODY_SECONDS):\n",
+        "    with trio.move_on_after(1e9):\n",
+        ("tests/e2e/test_publish.py",),
+    ),
+    Mutant(
+        "what follows an ambiguous body is served",
+        ANSWER,
+        '        headers["Connection"] = "close"\n',
+        "        pass\n",
+        ("tests/e2e/test_bad_input_http.py",),
+    ),
+    Mutant(
+        "an answer of 503 says not when to try again",
+        ANSWER,
+        "    if refusal.status == 503:\n",
+        "    if False:\n",
+        ("tests/e2e/test_redis_down.py",),
+    ),
+    Mutant(
+        "each answer says what serves it",
+        HYPERCORN,
+        "    config.include_server_header = False\n",
+        "    config.include_server_header = True\n",
+        ("tests/e2e/test_bad_input_http.py",),
+    ),
+    Mutant(
+        "addresses that are gone are remembered",
+        SERVER,
+        "                del self._admitted[address]\n",
+        "                pass\n",
+        ("tests/e2e/test_limits.py",),
+    ),
+    Mutant(
+        "a TLS handshake may take a quarter of an hour",
+        HYPERCORN,
+        "_HANDSHAKE_SECONDS = 10.0\n",
+        "_HANDSHAKE_SECONDS = 1000.0\n",
+        ("tests/web/test_hypercorn.py",),
+    ),
     # WebSockets
     Mutant(
         "a client that leaves a plain WebSocket goes unnoticed",
@@ -189,5 +264,19 @@ MUTANTS = [
         "        await trio.lowlevel.checkpoint()\n",
         "",
         SOCKETS,
+    ),
+    Mutant(
+        "a bus that failed closes as if it was closed",
+        RAW,
+        'CloseCode.FAULT, "the bus failed"',
+        'CloseCode.DRAIN, "the bus failed"',
+        ("tests/e2e/test_websocket.py",),
+    ),
+    Mutant(
+        "a client that answers no ping is kept for minutes",
+        HYPERCORN,
+        "_PONG_SECONDS = 5.0\n",
+        "_PONG_SECONDS = 500.0\n",
+        ("tests/web/test_hypercorn.py",),
     ),
 ]

@@ -14,19 +14,24 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import trio_websocket
 import trustme
 from served import served, until
 
 from trio_watchbus import (
     BusUnavailableError,
+    Message,
     PublishUnknownError,
     RemoteWatchBus,
     WatchLaggedError,
     open_remote_watchbus,
     open_watchbus,
 )
+from trio_watchbus import _protocol as protocol
 from trio_watchbus._remote import _bus
+from trio_watchbus._remote._address import Address
+from trio_watchbus._remote._link import LinkOptions
 from trio_watchbus.testing import FaultProxy
 from trio_watchbus.testing._cancelling import cancel_everywhere
 
@@ -525,6 +530,27 @@ async def test_a_publish_refused_after_one_that_may_have_arrived_is_unknown() ->
         assert not isinstance(caught.value, PublishUnknownError)
 
 
+async def test_a_long_history_may_take_longer_as_long_as_more_of_it_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The time that a server has to answer begins anew with each part."""
+    bus = RemoteWatchBus(LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1), 1.0)
+    bus._max_request_size = 10_000
+
+    async def give() -> None:
+        for number in range(1, 6):
+            await trio.sleep(0.9)
+            message = protocol.WireMessage.of(Message("k", b"", f"e-{number}", 0.0))
+            bus._take(protocol.Messages(1, (message,), f"e-{number}"))
+        await trio.sleep(0.9)
+        bus._take(protocol.Watching(1, "e-5"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give)
+        async with bus.watch("k", history=5) as watch:
+            assert [(await watch.receive()).id for _ in range(5)] == [f"e-{n}" for n in range(1, 6)]
+
+
 async def test_a_fault_of_the_bus_itself_is_raised_and_hides_nowhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -559,6 +585,14 @@ def test_without_the_extra_it_is_said_what_to_install() -> None:
 
 # Leaving
 
+PATIENT: dict[str, Any] = {
+    "publish_timeout": 60,
+    "connect_timeout": 60,
+    "heartbeat": 60,
+    "heartbeat_timeout": 60,
+}
+"""Whoever waits for any of these takes far longer than leaving may."""
+
 
 async def test_an_error_of_the_body_comes_as_it_is() -> None:
     async with served() as server:
@@ -568,34 +602,31 @@ async def test_an_error_of_the_body_comes_as_it_is() -> None:
         assert caught.value.__cause__ is None
 
 
-async def test_leaving_takes_less_than_a_second_whatever_the_server_does() -> None:
-    """A server that is stopped reads nothing and says nothing."""
+async def test_leaving_waits_for_no_server_that_is_stopped() -> None:
+    """Which reads nothing and says nothing: it takes none of the minutes that other waits may."""
     async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
-        began = trio.current_time()
-        async with open_remote_watchbus(url, publish_timeout=0.2) as bus, bus.watch("k"):
+        async with open_remote_watchbus(url, **PATIENT) as bus, bus.watch("k"):
             proxy.to_client.hold()
             proxy.to_target.hold()
-            with pytest.raises(BusUnavailableError):
-                await bus.publish("k", b"")
             # More than the sockets take, so that the task that sends is stuck.
             for _ in range(20):
                 with trio.move_on_after(0.02) as scope:
                     await bus.publish("k", b"x" * 1_000_000)
                 assert scope.cancelled_caught
             began = trio.current_time()
-        assert trio.current_time() - began < 1
+        assert trio.current_time() - began < 5
         proxy.cut()
 
 
 async def test_leaving_while_it_is_not_connected_takes_no_time() -> None:
     async with served() as server, FaultProxy(("127.0.0.1", server.port)) as proxy:
-        async with open_remote_watchbus(f"http://127.0.0.1:{proxy.port}") as bus:
+        async with open_remote_watchbus(f"http://127.0.0.1:{proxy.port}", **PATIENT) as bus:
             proxy.refuse()
             proxy.cut()
             await until(lambda: not bus.statistics().connected)
             began = trio.current_time()
-        assert trio.current_time() - began < 1
+        assert trio.current_time() - began < 5
 
 
 async def test_a_bus_that_is_left_closes_its_connection_in_good_order() -> None:
@@ -626,7 +657,7 @@ async def test_a_cancel_at_any_step_of_opening_and_leaving_leaves_nothing() -> N
         async def assert_left() -> None:
             await until(lambda: not server.watches)
 
-        assert await cancel_everywhere(use, assert_left) > 20
+        assert await cancel_everywhere(use, assert_left) > 100
 
 
 async def test_a_closed_bus_reconnects_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from trio_watchbus import (
     WatchLaggedError,
     open_remote_watchbus,
 )
+from trio_watchbus._backoff import Backoff
 from trio_watchbus._remote import _bus
 from trio_watchbus.abc import Watch
 from trio_watchbus.testing import FaultProxy
@@ -95,11 +96,30 @@ async def test_cuts_at_any_time_lose_and_repeat_nothing_and_publish_once(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(("long", "times"), [(0.0, 1), (1000.0, 0)])
+async def test_pauses_begin_anew_after_a_connection_that_held(
+    monkeypatch: pytest.MonkeyPatch, long: float, times: int
+) -> None:
+    """And grow on after one that did not, so that a server that fails at once is no busier."""
+    resets = 0
+
+    def reset(_: Backoff) -> None:
+        nonlocal resets
+        resets += 1
+
+    monkeypatch.setattr(Backoff, "reset", reset)
+    async with served() as server, through_proxy(server) as (proxy, bus):
+        monkeypatch.setattr(_bus, "_LONGEST_PAUSE", long)
+        proxy.cut()
+        await reconnected(bus)
+        assert resets == times
+
+
 async def test_the_position_moves_past_what_does_not_match_so_that_it_can_be_resumed_from() -> None:
     bus_behind = InMemoryWatchBus(retention=Retention(messages=10))
     async with (
         # A client has as long to answer, on a busy machine too.
-        served(bus_behind, heartbeat=0.5) as server,
+        served(bus_behind, heartbeat=2) as server,
         through_proxy(server) as (proxy, bus),
         bus.watch("k") as watch,
     ):
@@ -265,13 +285,18 @@ async def test_a_batch_whose_answer_is_lost_is_stored_once_and_answered() -> Non
         assert server.bus.position == ids[-1]
 
 
-async def test_a_publish_that_may_have_arrived_and_is_not_answered_says_so() -> None:
-    async with served() as server, through_proxy(server, publish_timeout=0.2) as (proxy, bus):
+async def test_a_publish_that_may_have_arrived_and_is_not_answered_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as server, through_proxy(server) as (proxy, bus):
         proxy.to_client.swallow()
-        with pytest.raises(PublishUnknownError) as caught:
-            await bus.publish("k", b"1")
-        with pytest.raises(PublishUnknownError) as caught_named:
-            await bus.publish("k", b"2", idempotency_key="mine")
+        with monkeypatch.context() as patches:
+            # For those that are not answered alone; it has to suffice to send them.
+            patches.setattr(bus._calls, "_timeout", 1)
+            with pytest.raises(PublishUnknownError) as caught:
+                await bus.publish("k", b"1")
+            with pytest.raises(PublishUnknownError) as caught_named:
+                await bus.publish("k", b"2", idempotency_key="mine")
         assert caught_named.value.idempotency_key == "mine"
         proxy.cut()
         proxy.to_client.release()

@@ -548,6 +548,28 @@ async def test_what_is_published_has_the_order_in_which_it_was_sent() -> None:
         assert got == list(range(300))
 
 
+async def test_publishes_keep_their_order_where_the_bus_lets_others_run_between() -> None:
+    """As one in memory does now and then, so that the next request is done before."""
+    bus = InMemoryWatchBus()
+    async with session(bus, room=10_000) as peer, bus.watch("a", buffer_size=10_000) as watch:
+        for number in range(2000):
+            await peer.say({"op": "publish", "id": number, "key": "a", "data": f"{number}"})
+        got = [int((await watch.receive()).data) for _ in range(2000)]
+        assert got == list(range(2000))
+
+
+async def test_a_buffer_is_no_larger_than_the_server_lets_it_be() -> None:
+    """Else one request could fill its memory with what its client does not read."""
+    bus = InMemoryWatchBus()
+    async with session(bus) as peer:
+        request = {"op": "watch", "id": 1, "key": "a", "window": 0, "overflow": "drop_newest"}
+        await peer.ask({**request, "buffer_size": 1_000_000})
+        await bus.publish_many([("a", b"")] * 3000)
+        [watch] = bus._dispatcher.watches
+        statistics = watch.statistics()
+        assert (statistics.buffered, statistics.dropped) == (1024, 1976)
+
+
 async def test_requests_beyond_a_bound_wait_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = InMemoryWatchBus()
     begun = 0

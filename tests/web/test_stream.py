@@ -131,6 +131,27 @@ async def test_a_position_that_is_lost_again_while_it_is_being_resumed() -> None
         assert (await anext(stream)).endswith(b"data: new\n\n")
 
 
+async def test_a_gap_amid_a_stream_says_where_it_goes_on() -> None:
+    """A client cut just after it resumes behind the loss, and is not told it again."""
+    bus = InMemoryWatchBus(retention=Retention(messages=2))
+    async with streaming(bus) as stream:
+        ids = bus.publish_many_nowait([("a", b"")] * 200)
+        assert (await anext(stream)).endswith(f"id: {ids[127]}\ndata: \n\n".encode())
+        gap = f'id: {ids[197]}\nevent: gap\ndata: {{"reason":"trimmed","missed":70}}\n\n'
+        assert await anext(stream) == gap.encode()
+        assert (await anext(stream)).startswith(f"id: {ids[198]}\n".encode())
+
+
+async def test_a_position_in_the_future_gets_what_comes_and_nothing_from_before() -> None:
+    """What is held it knows already, of a numbering that the bus has yet to reach again."""
+    bus = InMemoryWatchBus()
+    ids = [bus.publish_nowait("a", b"%d" % number) for number in range(3)]
+    epoch = ids[0].partition("-")[0]
+    async with streaming(bus, after=f"{epoch}-99") as stream:
+        live = bus.publish_nowait("a", b"live")
+        assert await anext(stream) == f"id: {live}\ndata: live\n\n".encode()
+
+
 async def test_an_error_beside_a_cancel_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The framework would raise the cancel and lose the error."""
     bus = InMemoryWatchBus()

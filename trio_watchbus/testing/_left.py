@@ -67,7 +67,8 @@ async def assert_nothing_left(*buses: WatchBus) -> AsyncIterator[None]:
     Of each of `buses`: as many watches, watched keys and prefixes, and trie nodes as before, at
     once. Of the Trio run and the process: no more tasks, threads, tokens of the default thread
     limiter, and file descriptors (and so no more sockets and connections of any kind) than before;
-    for those it waits up to 5 seconds of real time. Nothing else should start meanwhile.
+    for those it waits up to 5 seconds of real time. A token of a limiter that is a bus's own is
+    held by a thread that works, and found as that. Nothing else should start meanwhile.
 
     An error of the body is raised as it is, and nothing is asserted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -162,24 +163,33 @@ async def a_retry_is_stored_once(publisher: WatchBus, watcher: WatchBus) -> None
 
 @check()
 async def a_cancelled_publish_is_whole_or_nothing(publisher: WatchBus, watcher: WatchBus) -> None:
-    """A batch whose publish is cancelled, wherever, is stored whole or not at all."""
-    attempts = 0
-    completed: set[int] = set()
+    """A publish of any kind that is cancelled, wherever, is stored whole or not at all."""
+    # How many messages each attempt has, and how many it may have stored at least.
+    sizes: list[int] = []
+    least: list[int] = []
 
-    async def publish() -> None:
-        nonlocal attempts
-        attempts += 1
-        await publisher.publish_many([("k", b"%d" % attempts)] * 3)
-        completed.add(attempts)
+    def attempts(size: int, publish: Callable[[bytes], Awaitable[object]]) -> Any:
+        async def attempt() -> None:
+            number = len(sizes)
+            sizes.append(size)
+            least.append(0)
+            await publish(b"%d" % number)
+            least[number] = size
+
+        return attempt
 
     async with watcher.watch("k") as watch:
-        await cancel_everywhere(publish, trio.lowlevel.checkpoint)
+        for attempt in (
+            attempts(1, lambda data: publisher.publish("k", data)),
+            attempts(1, lambda data: publisher.publish_prefix("k", data)),
+            attempts(3, lambda data: publisher.publish_many([("k", data)] * 3)),
+        ):
+            holds(await cancel_everywhere(attempt, trio.lowlevel.checkpoint), "no cancel came")
         last = await publisher.publish("k", b"end")
         got = data_of(await received(watch, last))
-        for attempt in range(1, attempts + 1):
-            count = got.count(b"%d" % attempt)
-            allowed = (3,) if attempt in completed else (0, 3)
-            holds(count in allowed, f"{count} of the 3 messages of a batch were stored")
+        for number, (size, fewest) in enumerate(zip(sizes, least, strict=True)):
+            count = got.count(b"%d" % number)
+            holds(count in (fewest, size), f"{count} of {size} messages of a publish were stored")
         equal(sorted(got[:-1], key=int), got[:-1], "order")
 
 

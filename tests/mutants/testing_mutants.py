@@ -1,0 +1,54 @@
+"""Faults of what is offered to test with, and of the command."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant
+
+TESTS = ("tests/test_testing.py",)
+
+LEFT = "testing/_left.py"
+
+MUTANTS = [
+    Mutant(
+        "trie nodes that are left are passed over",
+        LEFT,
+        '        "trie nodes": statistics.trie_nodes,\n',
+        "",
+        TESTS,
+    ),
+    Mutant(
+        "watched prefixes that are left are passed over",
+        LEFT,
+        '        "watched prefixes": statistics.watched_prefixes,\n',
+        "",
+        TESTS,
+    ),
+    Mutant(
+        "a check may leave a watch",
+        "testing/_checks.py",
+        "                    assert_no_watches(handles)\n",
+        "",
+        TESTS,
+    ),
+    Mutant(
+        "the bus of the fixture stays open",
+        "testing/plugin.py",
+        "    bus.close()\n",
+        "",
+        TESTS,
+    ),
+    Mutant(
+        "one quick attempt ends the cancelling everywhere",
+        "testing/_cancelling.py",
+        "_LATE_STEPS = 5\n",
+        "_LATE_STEPS = 1\n",
+        TESTS,
+    ),
+    Mutant(
+        "a server may have no more files open than the shell lets it",
+        "_cli/_workers.py",
+        "    _allow_files(options.max_connections + _SPARE_FILES)\n",
+        "",
+        ("tests/cli/test_serve.py",),
+    ),
+]

@@ -177,6 +177,27 @@ async def test_closing_the_bus_wakes_whoever_waits(bus: InMemoryWatchBus, receiv
         bus.close()
 
 
+@receivers
+async def test_why_a_bus_failed_is_told_though_a_cancel_follows_at_once(
+    bus: InMemoryWatchBus, receive: Receive
+) -> None:
+    told: list[BaseException | None] = []
+
+    async def consume(watch: Watch) -> None:
+        try:
+            await receive(watch)
+        except trio.BrokenResourceError as error:
+            told.append(error.__cause__)
+
+    failure = ValueError("the bus failed")
+    async with bus.watch("a") as watch, trio.open_nursery() as nursery:
+        nursery.start_soon(consume, watch)
+        await trio.testing.wait_all_tasks_blocked()
+        bus._dispatcher.close(failure)
+        nursery.cancel_scope.cancel()
+    assert told == [failure]
+
+
 async def test_iterating_catches_up(bus: InMemoryWatchBus) -> None:
     """Over a watch that fell behind, as receiving does."""
     async with bus.watch("k", buffer_size=1) as watch:

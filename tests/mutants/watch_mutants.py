@@ -26,6 +26,7 @@ PARK = """\
                 self._task = current_task()
                 self._turn = _MESSAGES_A_TURN - 1
                 await wait_task_rescheduled(self._abort)
+                woken = True
             if self._buffer and self._task is None:
                 return self._buffer.popleft()
 """
@@ -112,8 +113,8 @@ MUTANTS = [
     mutant(
         "receiving yields to nobody",
         WATCH,
-        f"{TURN}{PARK}        return await self._receive_slowly()\n",
-        f"{TURN.replace(COUNT, '')}{PARK}        return await self._receive_slowly()\n",
+        f"{TURN}{PARK}        return await self._receive_slowly(woken)\n",
+        f"{TURN.replace(COUNT, '')}{PARK}        return await self._receive_slowly(woken)\n",
     ),
     mutant(
         "iterating yields to nobody",
@@ -127,6 +128,15 @@ MUTANTS = [
         f"{TURN}{PARK}        try:\n",
         f"{TURN.replace(CHECK, '')}{PARK}        try:\n",
     ),
+    Mutant(
+        "a cancel hides why a bus failed",
+        WATCH,
+        "                woken = True\n            if self._buffer and self._task is None:\n"
+        "                return self._buffer.popleft()\n        return",
+        "            if self._buffer and self._task is None:\n"
+        "                return self._buffer.popleft()\n        return",
+        ("tests/core/test_watch.py",),
+    ),
     mutant(
         "who waits for a bus that was closed waits for ever",
         WATCH,
@@ -136,9 +146,9 @@ MUTANTS = [
     mutant(
         "who waits on a watch that was closed waits for ever",
         WATCH,
-        f"{PARK}        return await self._receive_slowly()\n",
+        f"{PARK}        return await self._receive_slowly(woken)\n",
         f"{PARK.replace(' and self._final_position is None', '')}"
-        "        return await self._receive_slowly()\n",
+        "        return await self._receive_slowly(woken)\n",
     ),
     mutant(
         "who iterates over a watch that is behind waits for ever",

@@ -181,6 +181,7 @@ class BufferedWatch(Watch):
         # Promise 8 without a trip through the scheduler for each message: the check for a cancel
         # is a fifteenth of one. And parking without another coroutine between: that is a seventh
         # of what a message costs that wakes its consumer.
+        woken = False
         if self._task is None:
             if self._buffer:
                 if self._turn:
@@ -193,12 +194,14 @@ class BufferedWatch(Watch):
                 self._task = current_task()
                 self._turn = _MESSAGES_A_TURN - 1
                 await wait_task_rescheduled(self._abort)
+                woken = True
             if self._buffer and self._task is None:
                 return self._buffer.popleft()
-        return await self._receive_slowly()
+        return await self._receive_slowly(woken)
 
     async def __anext__(self) -> Message:
         # As receive, to the letter but for the end: one coroutine less for each message.
+        woken = False
         if self._task is None:
             if self._buffer:
                 if self._turn:
@@ -211,10 +214,11 @@ class BufferedWatch(Watch):
                 self._task = current_task()
                 self._turn = _MESSAGES_A_TURN - 1
                 await wait_task_rescheduled(self._abort)
+                woken = True
             if self._buffer and self._task is None:
                 return self._buffer.popleft()
         try:
-            return await self._receive_slowly()
+            return await self._receive_slowly(woken)
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
@@ -226,7 +230,7 @@ class BufferedWatch(Watch):
         if self._buffer and self._task is None:
             batch = [self._buffer.popleft()]
         else:
-            batch = [await self._receive_slowly()]
+            batch = [await self._receive_slowly(woken=False)]
         count = len(self._buffer)
         if max_messages is not None:
             count = min(count, max_messages - 1)
@@ -269,13 +273,19 @@ class BufferedWatch(Watch):
                 raise self._source.ending()
             raise trio.WouldBlock
 
-    async def _receive_slowly(self) -> Message:
-        """Receive where the buffer was empty: by waiting, or at least after a checkpoint."""
-        closed = self._final_position is not None
-        if self.synced and not self._buffer and not closed and not self._source.ended:
-            await self._wait()
-        else:
-            await checkpoint()
+    async def _receive_slowly(self, woken: bool) -> Message:
+        """Receive where the buffer was empty: by waiting, or at least after a checkpoint.
+
+        Args:
+            woken: whether it was waited for already: then why nothing came is told before a
+                cancel that comes after it, a failed bus's own say.
+        """
+        if not woken:
+            closed = self._final_position is not None
+            if self.synced and not self._buffer and not closed and not self._source.ended:
+                await self._wait()
+            else:
+                await checkpoint()
         while True:
             try:
                 return self.receive_nowait()

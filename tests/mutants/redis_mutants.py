@@ -688,8 +688,8 @@ MUTANTS = [
     Mutant(
         "a server that is busy is given up",
         TROUBLE,
-        "BUSY|READONLY",
-        "READONLY",
+        "LOADING|BUSY|TRYAGAIN",
+        "LOADING|TRYAGAIN",
         BUSY,
     ),
     Mutant(

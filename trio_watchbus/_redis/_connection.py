@@ -29,6 +29,7 @@ from ._layout import SCRIPT, Command
 from ._trouble import (
     BusyError,
     HopelessError,
+    ReplicaError,
     TroubleError,
     UnknownScriptError,
     UnreachableError,
@@ -50,7 +51,7 @@ _KINDS: list[tuple[type[RedisError], type[TroubleError]]] = [
     (NoPermissionError, HopelessError),
     (NoScriptError, UnknownScriptError),
     (BusyLoadingError, BusyError),
-    (ReadOnlyError, BusyError),
+    (ReadOnlyError, ReplicaError),
 ]
 
 

@@ -21,7 +21,7 @@ from trio.lowlevel import (
 from .._backoff import Backoff
 from .._errors import BusUnavailableError
 from ._layout import Command
-from ._trouble import BusyError, HopelessError, RefusedError, TroubleError
+from ._trouble import BusyError, HopelessError, RefusedError, ReplicaError, TroubleError
 
 if TYPE_CHECKING:
     from ._connection import Link
@@ -285,8 +285,8 @@ class Line(ABC, Generic[Ask, Answer]):
         asks = [job.ask for job in group]
         try:
             answers = self.read(asks, self._link.exchange(*self.compose(asks, again=again)))
-        except BusyError:
-            # A server that became a replica keeps its connections; the address may name another.
+        except ReplicaError:
+            # A server that became one keeps its connections; the address may name another.
             self._link.disconnect()
             raise
         with self._lock:

@@ -25,7 +25,11 @@ class HopelessError(RefusedError):
 
 
 class BusyError(RefusedError):
-    """Redis will not now: it is loading, busy, or a replica until somebody takes over."""
+    """Redis will not now: it is loading or busy."""
+
+
+class ReplicaError(BusyError):
+    """This server is a replica: until it takes over, or for as long as the address names it."""
 
 
 class UnknownScriptError(RefusedError):
@@ -48,11 +52,12 @@ _KINDS: list[tuple[type[RefusedError], re.Pattern[str]]] = [
             r"|DB index is out of range|Client names cannot contain"
         ),
     ),
+    (ReplicaError, re.compile(r"\b(READONLY|MASTERDOWN|UNBLOCKED)\b|read only replica")),
     (
         BusyError,
         re.compile(
-            r"\b(LOADING|BUSY|READONLY|MASTERDOWN|TRYAGAIN|CLUSTERDOWN|UNBLOCKED|NOREPLICAS|STALE)\b"
-            r"|max number of clients|is loading the dataset|read only replica"
+            r"\b(LOADING|BUSY|TRYAGAIN|CLUSTERDOWN|NOREPLICAS|STALE)\b"
+            r"|max number of clients|is loading the dataset"
         ),
     ),
 ]

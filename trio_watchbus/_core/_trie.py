@@ -126,9 +126,9 @@ class PrefixTrie(Generic[T]):
         # It grows while it is gone through: half the time that a stack and a generator take.
         for node in nodes:
             if node.items is not None:
-                found.extend(node.items)
+                found += node.items
             if node.children is not None:
-                nodes.extend(node.children.values())
+                nodes += node.children.values()
         return found
 
     def strings(self, prefix: str = "") -> Iterator[str]:

@@ -85,7 +85,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     one_server = {"TRIO_WATCHBUS_TEST_ONE_SERVER": "1"} if session.python in FOUND[1:-1] else {}
     session.run(
-        *("pytest", "-n", "3", "--dist", "worksteal"),
+        *("pytest", "-n", "4", "--dist", "worksteal"),
         *session.posargs,
         env={
             "TRIO_WATCHBUS_TEST_WHEEL": "1",

@@ -231,6 +231,17 @@ async def process(url: str, name: str, publish_timeout: float = 10.0) -> AsyncIt
         other.kill()
 
 
+def one_of_each(bus: WatchBus) -> list[Callable[[], Awaitable[object]]]:
+    """What can be asked of a bus, to be tried on one that has ended."""
+    return [
+        lambda: bus.publish("k", b""),
+        lambda: bus.publish_many([]),
+        lambda: bus.latest("k"),
+        bus.watched_keys,
+        lambda: bus.watch("k").__aenter__(),
+    ]
+
+
 Strike = Callable[[Account], Awaitable[None]]
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
-import fakeredis
 import pytest
-from redis_bus.servers import RedisServer, fake_client
+from buses import fake_redis
+from redis_bus.servers import RedisServer
 
 from trio_watchbus import Retention, open_redis_watchbus
 from trio_watchbus.abc import WatchBus
@@ -17,20 +16,9 @@ from trio_watchbus.testing import WATCHBUS_CHECKS, WatchBusCheck
 _namespaces = (f"watchbus{number}" for number in itertools.count())
 
 
-@asynccontextmanager
-async def fake(*, retention: Retention) -> AsyncIterator[list[WatchBus]]:
-    """Two handles onto one log on a fake server, as in two processes."""
-    server = fakeredis.FakeServer()
-    async with (
-        open_redis_watchbus(fake_client(server), retention=retention) as first,
-        open_redis_watchbus(fake_client(server), retention=retention) as second,
-    ):
-        yield [first, second]
-
-
 @pytest.mark.parametrize("check", WATCHBUS_CHECKS, ids=lambda check: check.name)
 async def test_fake(check: WatchBusCheck) -> None:
-    await check(fake)
+    await check(fake_redis)
 
 
 @pytest.mark.parametrize("check", WATCHBUS_CHECKS, ids=lambda check: check.name)

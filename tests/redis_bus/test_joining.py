@@ -14,12 +14,26 @@ from served import until, until_at
 from trio_watchbus import (
     BusUnavailableError,
     Message,
+    RedisWatchBus,
     Retention,
     WatchLaggedError,
     open_redis_watchbus,
 )
 from trio_watchbus._redis._connection import Link
 from trio_watchbus._redis._layout import Command, Facts
+
+
+def hold_pages(bus: RedisWatchBus, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Let nothing be handed on of reads that begin from now on, until the event is set."""
+    take_page = bus._reader._take_page
+    going_on = trio.Event()
+
+    async def take_page_later(*page: Any) -> None:
+        await going_on.wait()
+        await take_page(*page)
+
+    monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
+    return going_on
 
 
 async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_before(
@@ -31,14 +45,7 @@ async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_befor
         open_redis_watchbus(server.url) as bus,
         trio.open_nursery() as nursery,
     ):
-        take_page = bus._reader._take_page
-        going_on = trio.Event()
-
-        async def take_page_later(*page: Any) -> None:
-            await going_on.wait()
-            await take_page(*page)
-
-        monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
+        going_on = hold_pages(bus, monkeypatch)
         await publisher.publish("k", b"before")
         entered = trio.Event()
 
@@ -284,14 +291,7 @@ async def test_what_is_published_while_the_log_is_read_follows_from_the_journal(
         start = publisher.position
         ids = await publisher.publish_many([("k", b"")] * 20)
         await until_at(bus, ids[-1])
-        take_page = bus._reader._take_page
-        going_on = trio.Event()
-
-        async def take_page_later(*page: Any) -> None:
-            await going_on.wait()
-            await take_page(*page)
-
-        monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
+        going_on = hold_pages(bus, monkeypatch)
         # The read that is under way hands on as before.
         ids.append(await publisher.publish("k", b""))
         await until_at(bus, ids[-1])

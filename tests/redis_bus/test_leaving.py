@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import trio
+from redis_bus.load import one_of_each
 from redis_bus.servers import RedisServer, running
 from served import until
 
@@ -189,13 +190,7 @@ async def test_a_bus_that_was_closed_before_it_was_left_is_closed(server: RedisS
         bus.close()
         await bus.aclose()
     assert server.call("EXISTS", "watchbus:index", "watchbus:processes") == 0
-    for operation in (
-        lambda: bus.publish("k", b""),
-        lambda: bus.publish_many([]),
-        lambda: bus.latest("k"),
-        bus.watched_keys,
-        lambda: bus.watch("k").__aenter__(),
-    ):
+    for operation in one_of_each(bus):
         with trio.fail_after(5), pytest.raises(trio.ClosedResourceError):
             await operation()
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 import trio
+from redis_bus.load import one_of_each
 from redis_bus.servers import RedisServer, free_port, running
 from served import until
 
@@ -191,13 +192,7 @@ async def test_after_a_failure_everything_is_broken(server: RedisServer) -> None
             server.call("SET", "watchbus:log", "somebody else's")
             with trio.CancelScope(shield=True):
                 await until(lambda: not bus.statistics().connected)
-                for operation in (
-                    lambda: bus.publish("k", b""),
-                    lambda: bus.publish_many([]),
-                    lambda: bus.latest("k"),
-                    bus.watched_keys,
-                    lambda: bus.watch("k").__aenter__(),
-                ):
+                for operation in one_of_each(bus):
                     with pytest.raises(trio.BrokenResourceError) as caught:
                         await operation()
                     assert isinstance(caught.value.__cause__, BusUnavailableError)

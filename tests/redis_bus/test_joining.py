@@ -23,17 +23,25 @@ from trio_watchbus._redis._connection import Link
 from trio_watchbus._redis._layout import Command, Facts
 
 
-def hold_pages(bus: RedisWatchBus, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """Let nothing be handed on of reads that begin from now on, until the event is set."""
-    take_page = bus._reader._take_page
-    going_on = trio.Event()
+class Pages:
+    """What the reader reads; it is held back while that is wanted."""
 
-    async def take_page_later(*page: Any) -> None:
-        await going_on.wait()
-        await take_page(*page)
+    def __init__(self, bus: RedisWatchBus, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._going_on = trio.Event()
+        self.let_go()
+        take_page = bus._reader._take_page
 
-    monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
-    return going_on
+        async def take_page_later(*page: Any) -> None:
+            await self._going_on.wait()
+            await take_page(*page)
+
+        monkeypatch.setattr(bus._reader, "_take_page", take_page_later)
+
+    def hold(self) -> None:
+        self._going_on = trio.Event()
+
+    def let_go(self) -> None:
+        self._going_on.set()
 
 
 async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_before(
@@ -45,7 +53,8 @@ async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_befor
         open_redis_watchbus(server.url) as bus,
         trio.open_nursery() as nursery,
     ):
-        going_on = hold_pages(bus, monkeypatch)
+        pages = Pages(bus, monkeypatch)
+        pages.hold()
         await publisher.publish("k", b"before")
         entered = trio.Event()
 
@@ -58,7 +67,7 @@ async def test_a_watch_opened_while_the_reader_is_behind_gets_nothing_from_befor
         # Long enough for what entering asks of Redis; it is not to be there however long it is.
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert not entered.is_set()
-        going_on.set()
+        pages.let_go()
         with trio.fail_after(20):
             await entered.wait()
         await publisher.publish("k", b"after")
@@ -291,14 +300,15 @@ async def test_what_is_published_while_the_log_is_read_follows_from_the_journal(
         start = publisher.position
         ids = await publisher.publish_many([("k", b"")] * 20)
         await until_at(bus, ids[-1])
-        going_on = hold_pages(bus, monkeypatch)
-        # The read that is under way hands on as before.
+        pages = Pages(bus, monkeypatch)
+        # Whatever read is under way, the next one is held back.
         ids.append(await publisher.publish("k", b""))
         await until_at(bus, ids[-1])
+        pages.hold()
         register_after = bus._mirror.register_after
 
         def register_and_go_on(*arguments: Any) -> Any:
-            going_on.set()
+            pages.let_go()
             return register_after(*arguments)
 
         monkeypatch.setattr(bus._mirror, "register_after", register_and_go_on)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
-from websocket_cases import AT_ONCE, KOSOKU, assert_conforms
+from websocket_cases import AT_ONCE, KOSOKU, assert_conforms, only
 
 from trio_watchbus import _protocol as protocol
 from trio_watchbus._remote import _link
@@ -32,10 +32,10 @@ async def visit(port: int, path: str, take: Callable[[Link, Any], None]) -> None
 
 
 @asynccontextmanager
-async def suite(report: Path) -> AsyncIterator[int]:
-    """Serve the cases during the body; give the port. Left, it has written its report."""
+async def suite(report: Path, cases: Sequence[str]) -> AsyncIterator[int]:
+    """Serve all cases, or these, during the body; give the port. Then its report is written."""
     process = await trio.lowlevel.open_process(
-        [KOSOKU, "--mode", "fuzzingserver", "127.0.0.1:0", "--outdir", str(report)],
+        [KOSOKU, "--mode", "fuzzingserver", "127.0.0.1:0", "--outdir", str(report), *only(cases)],
         stdout=DEVNULL,
         stderr=PIPE,
     )
@@ -86,11 +86,14 @@ async def test_the_client_conforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         async with places:
             await visit(port, f"runCase?case={case}&agent=link", Link.send)
 
-    async with suite(tmp_path) as port:
-        counts: list[str] = []
-        await visit(port, "getCaseCount?agent=link", lambda _, count: counts.append(count))
-        [count] = counts
-        async with trio.open_nursery() as nursery:
-            for case in range(1, int(count) + 1):
-                nursery.start_soon(echo, port, case)
-    assert_conforms(tmp_path)
+    async def run(report: Path, cases: Sequence[str]) -> list[str]:
+        async with suite(report, cases) as port:
+            counts: list[str] = []
+            await visit(port, "getCaseCount?agent=link", lambda _, count: counts.append(count))
+            async with trio.open_nursery() as nursery:
+                for case in range(1, int(counts[0]) + 1):
+                    nursery.start_soon(echo, port, case)
+        return assert_conforms(report, cases)
+
+    late = await run(tmp_path / "all", ())
+    assert not late or await run(tmp_path / "late", late) == []

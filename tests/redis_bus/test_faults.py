@@ -69,7 +69,8 @@ async def test_stopped_for_a_second(kind: str, processes: int) -> None:
     assert counts["lost"] == counts["refused"] == counts["unknown"] == 0
 
 
-async def test_stopped_for_ten_seconds() -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_stopped_for_ten_seconds(processes: int) -> None:
     """A server that stands still for longer than a publish waits loses nothing, nor is it lied."""
 
     async def stop(_: Account) -> None:
@@ -78,6 +79,6 @@ async def test_stopped_for_ten_seconds() -> None:
         server.go_on()
 
     with running("valkey") as server:
-        counts = await under_load(server.url, 2, stop, publish_timeout=4.0)
+        counts = await under_load(server.url, processes, stop, publish_timeout=4.0)
     assert counts["lost"] == 0
     assert counts["refused"] + counts["unknown"]

@@ -126,11 +126,6 @@ class RedisWatchBus(WatchBus):
         batch = [check_publication(item, self.max_message_size) for item in messages]
         if len(batch) > _MESSAGES_A_BATCH:
             raise ValueError(f"a batch has at most {_MESSAGES_A_BATCH} messages, not {len(batch)}")
-        size = sum(len(data) for _, data, _ in batch)
-        if size > _BYTES_A_BATCH:
-            raise MessageTooLargeError(
-                f"a batch has at most {_BYTES_A_BATCH} bytes of data, not {size}"
-            )
         return await self._publish(batch, idempotency_key)
 
     async def latest(self, key: str) -> Message | None:
@@ -298,6 +293,10 @@ class RedisWatchBus(WatchBus):
                 raise self._ending()
             return []
         size = sum(len(data) for _, data, _ in messages)
+        if size > _BYTES_A_BATCH:
+            raise MessageTooLargeError(
+                f"a batch has at most {_BYTES_A_BATCH} bytes of data, not {size}"
+            )
         weight = len(messages) + size // BYTES_A_WEIGHT
         return await self._publisher.ask(Publishing(messages, idempotency_key), weight)
 

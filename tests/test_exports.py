@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Iterator
 from importlib.metadata import files
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -78,6 +81,47 @@ def test_a_public_name_says_the_public_module_that_it_is_in(name: str) -> None:
         if isinstance(value, (type, FunctionType)):
             assert value.__module__ in PUBLIC_MODULES, exported
             assert getattr(sys.modules[value.__module__], exported) is value
+
+
+def promises() -> Iterator[tuple[str, Callable[..., object], str]]:
+    """All public classes and functions, with the names that users know and their docstrings."""
+    for name in PUBLIC_MODULES:
+        module = importlib.import_module(name)
+        for exported in module.__all__:
+            value = getattr(module, exported)
+            if inspect.isroutine(value):
+                yield f"{name}.{exported}", value, inspect.getdoc(value) or ""
+            elif inspect.isclass(value):
+                # A dataclass that says nothing shows its signature.
+                said = (value.__doc__ or "").removeprefix(f"{exported}(")
+                yield f"{name}.{exported}", value, "" if said != value.__doc__ else said
+                for attribute, member in vars(value).items():
+                    function = member.fget if isinstance(member, property) else member
+                    if not attribute.startswith("_") and inspect.isroutine(function):
+                        # One that overrides may leave it to what it overrides.
+                        said = inspect.getdoc(getattr(value, attribute))
+                        yield f"{name}.{exported}.{attribute}", function, said or ""
+
+
+def test_every_public_class_and_function_says_what_it_promises() -> None:
+    """In a docstring that names each parameter, and what a cancel leaves, or refers to another."""
+    found = list(promises())
+    assert len(found) > 90
+    silent = set()
+    for name, value, said in found:
+        parameters = () if inspect.isclass(value) else inspect.signature(value).parameters
+        refers = re.search(r"^(Publish a|A)s (in )?`|\b[Aa]rguments\b", said)
+        if not said:
+            silent.add(name)
+        if not refers:
+            silent |= {
+                f"{name}({parameter})"
+                for parameter in parameters
+                if parameter != "self" and not re.search(rf"\b{parameter}\b", said)
+            }
+            if inspect.iscoroutinefunction(value) and "cancel" not in said.lower():
+                silent.add(f"{name}: a cancel")
+    assert silent == set()
 
 
 def test_the_package_imports_without_any_extra() -> None:

@@ -61,8 +61,8 @@ class Wrapped(WatchBus):
     def close(self) -> None:
         self.inner.close()
 
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
-        return await self.inner._open_watch(request)
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
+        return await self.inner.open_watch(request)
 
 
 class ForgetsIdempotencyKeys(Wrapped):
@@ -103,40 +103,40 @@ class NeverYields(Wrapped):
 
 
 class KeepsWatches(Wrapped):
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
-        self.kept = await self.inner._open_watch(WatchRequest(request.keys, request.prefixes))
-        return await self.inner._open_watch(request)
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
+        self.kept = await self.inner.open_watch(WatchRequest(request.keys, request.prefixes))
+        return await self.inner.open_watch(request)
 
 
 class KeepsWatchesOfTheLatest(Wrapped):
     """Only those: no check that looks at what is left by itself opens one."""
 
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         if request.overflow == "latest":
-            self.kept = await self.inner._open_watch(WatchRequest(["kept"], ()))
-        return await self.inner._open_watch(request)
+            self.kept = await self.inner.open_watch(WatchRequest(["kept"], ()))
+        return await self.inner.open_watch(request)
 
 
 class ResumesFromTheOldest(Wrapped):
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         oldest = self.inner._dispatcher.oldest
         if request.after is not None and request.after.sequence < oldest.sequence:
             request.after = oldest
-        return await self.inner._open_watch(request)
+        return await self.inner.open_watch(request)
 
 
 class GivesTheLatestUnasked(Wrapped):
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         if request.after is None:
             request.history = max(request.history, 1)
-        return await self.inner._open_watch(request)
+        return await self.inner.open_watch(request)
 
 
 class DropsWhenFull(Wrapped):
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         if request.overflow == "replay":
             request.overflow = "drop_newest"
-        return await self.inner._open_watch(request)
+        return await self.inner.open_watch(request)
 
 
 class LeavesATask(Wrapped):

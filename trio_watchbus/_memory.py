@@ -178,7 +178,7 @@ class InMemoryWatchBus(WatchBus):
         self._closed = True
         self._dispatcher.close()
 
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         await checkpoint()
         self._check_open()
         return self._register(request)

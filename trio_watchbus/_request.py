@@ -21,10 +21,12 @@ highest rate that one process publishes; what exceeds it is replayed from the jo
 class WatchRequest:
     """What one watch covers and how it starts. Immutable by convention; one for each watch.
 
+    Arguments as `WatchBus.watch_any` takes them; they are checked here, once for every bus.
+
     Attributes:
         keys: the keys that it names, each once.
         prefixes: the prefixes that it names, each once.
-        after: the position to resume from, or None.
+        after: the position to resume from, or None; its ``str`` is what was given.
         history: how many of the newest kept messages of each matching key come first.
         buffer_size: messages in its buffer.
         overflow: what happens when that is full.

@@ -35,7 +35,10 @@ from ._message import Message
 from ._request import Overflow, WatchRequest
 from ._statistics import BusStatistics, WatchStatistics
 
-__all__ = ["Publication", "Watch", "WatchBus", "WatchOptions"]
+__all__ = ["Overflow", "Publication", "Watch", "WatchBus", "WatchOptions", "WatchRequest"]
+
+# Tracebacks and reprs show the name that users import.
+WatchRequest.__module__ = __name__
 
 Publication = tuple[str, bytes] | tuple[str, bytes, bool]
 """One item of a batch, ``(key, data)``, or ``(prefix, data, True)`` for one sent to a prefix."""
@@ -163,7 +166,11 @@ class WatchBus(ABC):
             TypeError: an argument is of the wrong type, or there is no such option.
             ValueError: an option is out of range.
             HistoryLostError: on entering: `after` cannot be resumed from exactly.
+            BusUnavailableError: on entering: the backend did not answer.
             trio.ClosedResourceError: on entering: the bus is closed.
+            trio.BrokenResourceError: on entering: the bus failed for good; ``__cause__`` says why.
+
+        A cancel while entering leaves no watch; later, leaving closes it.
         """
         return self.watch_any([key], **how)
 
@@ -172,7 +179,7 @@ class WatchBus(ABC):
     ) -> AbstractAsyncContextManager[Watch]:
         """Watch every key that starts with `prefix`; the empty prefix covers every key.
 
-        Arguments and errors otherwise as `watch`.
+        Arguments, errors and cancelling otherwise as `watch`.
         """
         return self.watch_any((), [prefix], **how)
 
@@ -184,7 +191,7 @@ class WatchBus(ABC):
     ) -> AbstractAsyncContextManager[Watch]:
         """Watch the union of some keys and prefixes: each message once, in order.
 
-        At least one key or prefix is needed. Arguments and errors otherwise as `watch`.
+        At least one key or prefix is needed. Arguments, errors and cancelling otherwise as `watch`.
         """
         for name in how.keys() - WatchOptions.__annotations__.keys():
             raise TypeError(
@@ -194,8 +201,16 @@ class WatchBus(ABC):
         return _Opening(self, WatchRequest(keys, prefixes, **how))
 
     @abstractmethod
-    async def _open_watch(self, request: WatchRequest) -> Watch:
-        """Register a watch and return it; a cancel leaves none."""
+    async def open_watch(self, request: WatchRequest) -> Watch:
+        """Register a watch and return it: what a bus of your own has to implement.
+
+        Users call `watch`, `subscribe_prefix` or `watch_any` instead, which close it on leaving.
+
+        Args:
+            request: what the watch covers, and how: checked already.
+
+        Errors as `watch` raises them on entering. A cancel leaves no watch.
+        """
 
     @abstractmethod
     async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
@@ -218,6 +233,7 @@ class WatchBus(ABC):
             BusUnavailableError: the backend did not take it; nothing was stored.
             PublishUnknownError: the backend may have taken it.
             trio.ClosedResourceError: the bus is closed.
+            trio.BrokenResourceError: the bus failed for good; ``__cause__`` says why.
 
         A cancel either comes before it is accepted, or leaves it accepted whole.
         """
@@ -263,6 +279,7 @@ class WatchBus(ABC):
             TypeError: `key` is not a ``str``.
             BusUnavailableError: the backend cannot be asked.
             trio.ClosedResourceError: the bus is closed.
+            trio.BrokenResourceError: the bus failed for good; ``__cause__`` says why.
         """
 
     @abstractmethod
@@ -329,7 +346,7 @@ class _Opening(AbstractAsyncContextManager[Watch, None]):
     async def __aenter__(self) -> Watch:
         if self._watch is not None:
             raise RuntimeError("this watch was entered already; call watch() again for another")
-        self._watch = await self._bus._open_watch(self._request)
+        self._watch = await self._bus.open_watch(self._request)
         return self._watch
 
     @trio.lowlevel.enable_ki_protection

@@ -154,13 +154,13 @@ async def test_a_slow_reader_costs_no_connection(monkeypatch: pytest.MonkeyPatch
     async with served(heartbeat=1) as server:
         await server.bus.publish("a", b"x" * 1_000_000)
         opened: list[str] = []
-        opening = server.bus._open_watch
+        opening = server.bus.open_watch
 
         async def note(request: WatchRequest) -> BufferedWatch:
             opened.extend(request.keys)
             return await opening(request)
 
-        monkeypatch.setattr(server.bus, "_open_watch", note)
+        monkeypatch.setattr(server.bus, "open_watch", note)
         reading, writing = os.pipe()
         async with running(
             *("watch", "a", "--history", "1", "--bus", server.url), stdout=writing

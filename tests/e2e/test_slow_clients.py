@@ -121,7 +121,7 @@ async def test_a_stream_that_fails_is_logged_and_ended(
         raise RuntimeError("inside")
 
     with monkeypatch.context() as patches, caplog.at_level(logging.ERROR, "trio_watchbus.web"):
-        patches.setattr(server.bus, "_open_watch", fail)
+        patches.setattr(server.bus, "open_watch", fail)
         async with await server.connect() as client:
             end = await client.stream_events("/sse?key=a")
             assert (end.event, end.data) == ("end", '{"reason":"unavailable"}')

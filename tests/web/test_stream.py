@@ -115,7 +115,7 @@ async def test_no_history_is_no_reason_to_lack_an_id() -> None:
 async def test_a_position_that_is_lost_again_while_it_is_being_resumed() -> None:
     """The stream goes on live then, having told the loss."""
     bus = InMemoryWatchBus(retention=Retention(messages=1))
-    opening = bus._open_watch
+    opening = bus.open_watch
 
     async def overtaken(request: Any) -> Any:
         if request.after is not None:
@@ -123,7 +123,7 @@ async def test_a_position_that_is_lost_again_while_it_is_being_resumed() -> None
                 bus.publish_nowait("a", b"old")
         return await opening(request)
 
-    bus._open_watch = overtaken  # type: ignore[method-assign]
+    bus.open_watch = overtaken  # type: ignore[method-assign]
     query = StreamQuery(["a"], [], "other-1", 0, json=False)
     async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
         assert b'data: {"reason":"epoch","missed":null}' in await anext(stream)

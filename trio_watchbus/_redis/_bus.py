@@ -302,7 +302,7 @@ class RedisWatchBus(WatchBus):
 
     # Watching
 
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         deadline = trio.current_time() + self._timeout
         facts = await self._index.enter(request.keys)
         try:

@@ -326,7 +326,7 @@ class RemoteWatchBus(WatchBus):
 
     # Watching
 
-    async def _open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         await checkpoint_if_cancelled()
         self._check_open()
         feed = Feed(next(self._identifiers), request, self._send, self._forget)

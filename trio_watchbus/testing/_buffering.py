@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import trio
+import trio.testing
 
 from .._message import Message
 from ..abc import Watch, WatchBus

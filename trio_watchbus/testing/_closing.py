@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 
 import trio
+import trio.testing
 
 from ..abc import Watch, WatchBus
 from ._buffering import has

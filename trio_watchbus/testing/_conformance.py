@@ -1,4 +1,4 @@
-"""The conformance suite: every promise of a watch bus, tried on any bus."""
+"""The conformance suite: the promises of a watch bus, tried on any bus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WATCHBUS_CHECKS = tuple(CHECKS)
 
 
 async def check_watchbus(factory: WatchBusFactory) -> None:
-    """Check that a bus keeps every promise of `trio_watchbus.abc`.
+    """Check that a bus keeps the promises of `trio_watchbus.abc`, but 7: it has no lost backend.
 
     Each check runs on a fresh bus, and afterwards nothing may be left of it. All together take
     some seconds on a bus in memory, and up to some minutes on one over a network. With a bus in
@@ -30,6 +30,8 @@ async def check_watchbus(factory: WatchBusFactory) -> None:
 
     Raises:
         AssertionError: the bus breaks a promise; a note names it.
+
+    A cancel leaves the bus of the check that runs, as its context manager does.
     """
     for check in WATCHBUS_CHECKS:
         await check(factory)

@@ -92,7 +92,10 @@ class FaultDirection:
         self._set(held=False, swallows=False)
 
     async def wait_seen(self, count: int = 1) -> None:
-        """Wait until `count` more bytes than now have come in, passed on or not."""
+        """Wait until `count` more bytes than now have come in, passed on or not.
+
+        A cancel changes nothing: bytes go on being counted.
+        """
         wanted = self.seen_bytes + count
         while self.seen_bytes < wanted:
             await self._changed.wait()

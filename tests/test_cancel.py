@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 import trio
 from naive import received_now
 from redis_bus.servers import RedisServer, binaries, fake_client, running
-from served import served
+from served import SECONDS, served, until
 
 from trio_watchbus import (
     InMemoryWatchBus,
@@ -28,6 +28,7 @@ from trio_watchbus import (
     open_watchbus,
 )
 from trio_watchbus._protocol import encode_message
+from trio_watchbus._redis import _bus
 from trio_watchbus._request import WatchRequest
 from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left, cancel_everywhere
@@ -40,9 +41,14 @@ from trio_watchbus.web._session import serve_session
 
 
 async def cancel_a_bus_everywhere(
-    open_bus: Callable[[], AbstractAsyncContextManager[WatchBus]], least: int
+    open_bus: Callable[[], AbstractAsyncContextManager[WatchBus]],
+    least: int,
+    nothing_left: Callable[[], Awaitable[object]],
 ) -> None:
-    """Cancel opening a bus, using it, and closing it, at so many steps at least."""
+    """Cancel opening a bus, using it, and closing it, at so many steps at least.
+
+    After each time `nothing_left` asserts that there is nothing of it where its messages are.
+    """
 
     async def use() -> None:
         async with open_bus() as bus:
@@ -54,16 +60,45 @@ async def cancel_a_bus_everywhere(
     # A server that has been used already: what it makes for its first client stays.
     await use()
     async with assert_nothing_left():
-        assert await cancel_everywhere(use, trio.lowlevel.checkpoint) >= least
+        assert await cancel_everywhere(use, nothing_left) >= least
 
 
 async def test_the_embedded_bus() -> None:
-    await cancel_a_bus_everywhere(lambda: open_watchbus("memory://"), 4)
+    buses: list[WatchBus] = []
+
+    @asynccontextmanager
+    async def open_bus() -> AsyncIterator[WatchBus]:
+        async with open_watchbus("memory://") as bus:
+            buses.append(bus)
+            yield bus
+
+    async def nothing_left() -> None:
+        await trio.lowlevel.checkpoint()
+        assert not any(bus.statistics().connected for bus in buses)
+
+    await cancel_a_bus_everywhere(open_bus, 4, nothing_left)
 
 
-async def test_a_bus_over_a_fake_redis() -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A farewell is said however busy the machine is."""
+    monkeypatch.setattr(_bus, "_FAREWELL_SECONDS", SECONDS)
+
+
+def assert_no_process(names: Iterable[Any]) -> None:
+    """Assert that these names in Redis are those of a log that no process watches."""
+    of_a_process = rb"watchbus:(index|processes|process:\w+)"
+    assert [name for name in names if re.fullmatch(of_a_process, name)] == []
+
+
+async def test_a_bus_over_a_fake_redis(patient: None) -> None:
     client = fake_client(fakeredis.FakeServer())
-    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(client), 50)
+
+    async def nothing_left() -> None:
+        await trio.lowlevel.checkpoint()
+        assert_no_process(client.keys())
+
+    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(client), 50, nothing_left)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +107,23 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-async def test_a_bus_over_redis(redis_server: RedisServer) -> None:
-    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(f"unix://{redis_server.path}"), 50)
+async def test_a_bus_over_redis(redis_server: RedisServer, patient: None) -> None:
+    async def nothing_left() -> None:
+        await trio.lowlevel.checkpoint()
+        assert_no_process(redis_server.call("KEYS", "*"))
+
+    url = f"unix://{redis_server.path}"
+    await cancel_a_bus_everywhere(lambda: open_redis_watchbus(url), 50, nothing_left)
 
 
 async def test_a_remote_bus() -> None:
+    """Nor does the server hold anything of it once it knows that the connection is gone."""
     async with served() as server:
-        await cancel_a_bus_everywhere(lambda: open_remote_watchbus(server.url), 100)
+
+        async def nothing_left() -> None:
+            await until(lambda: not server.bus.statistics().watches)
+
+        await cancel_a_bus_everywhere(lambda: open_remote_watchbus(server.url), 100, nothing_left)
 
 
 class Request:

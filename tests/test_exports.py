@@ -94,13 +94,13 @@ def promises() -> Iterator[tuple[str, Callable[..., object], str]]:
             elif inspect.isclass(value):
                 # A dataclass that says nothing shows its signature.
                 said = (value.__doc__ or "").removeprefix(f"{exported}(")
-                yield f"{name}.{exported}", value, "" if said != value.__doc__ else said
+                yield f"{name}.{exported}", value, said if said == value.__doc__ else ""
                 for attribute, member in vars(value).items():
                     function = member.fget if isinstance(member, property) else member
                     if not attribute.startswith("_") and inspect.isroutine(function):
                         # One that overrides may leave it to what it overrides.
-                        said = inspect.getdoc(getattr(value, attribute))
-                        yield f"{name}.{exported}.{attribute}", function, said or ""
+                        said = inspect.getdoc(getattr(value, attribute)) or ""
+                        yield f"{name}.{exported}.{attribute}", function, said
 
 
 def test_every_public_class_and_function_says_what_it_promises() -> None:

@@ -30,6 +30,7 @@ WATCHING = (
 FOREIGN = ("tests/redis_bus/test_foreign.py",)
 BUSY = ("tests/redis_bus/test_busy.py",)
 RESTING = ("tests/redis_bus/test_resting.py",)
+LEAVING = ("tests/redis_bus/test_leaving.py",)
 CONNECTING = ("tests/redis_bus/test_connections.py",)
 
 READER = "_redis/_reader.py"
@@ -549,6 +550,34 @@ MUTANTS = [
         "                await self._index.say_farewell()\n",
         "                pass\n",
         WATCHING,
+    ),
+    Mutant(
+        "a cancel cuts the farewell short",
+        BUS,
+        "trio.move_on_after(_FAREWELL_SECONDS, shield=True)",
+        "trio.move_on_after(_FAREWELL_SECONDS)",
+        ("tests/test_cancel.py",),
+    ),
+    Mutant(
+        "the reader's thread is one of the 40 that all of the program shares",
+        READER,
+        "run_sync(self._follow, backoff, limiter=self._limiter)",
+        "run_sync(self._follow, backoff)",
+        LEAVING,
+    ),
+    Mutant(
+        "the thread that publishes is one of the 40 that all of the program shares",
+        LINE,
+        "run_sync(self._carry, token, limiter=self._limiter)",
+        "run_sync(self._carry, token)",
+        LEAVING,
+    ),
+    Mutant(
+        "who asks waits for an answer for as long as it takes",
+        OPEN,
+        "answer_timeout = min(_LONGEST_ANSWER, publish_timeout / 3)",
+        "answer_timeout = 1000.0",
+        ("tests/redis_bus/test_faults_network.py",),
     ),
     Mutant(
         "watched keys take the prefix for a pattern",

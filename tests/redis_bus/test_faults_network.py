@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from redis_bus.load import Account, under_load
 from redis_bus.servers import RedisServer, running
 from served import until
 
+from trio_watchbus import open_redis_watchbus
 from trio_watchbus.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(90)
@@ -139,3 +141,28 @@ async def test_replies_dropped_for_longer_than_a_publish_waits(
             f"redis://127.0.0.1:{proxy.port}", processes, drop, publish_timeout=1.0
         )
     assert counts["lost"] == 0
+
+
+async def test_a_request_that_nobody_answers_is_sent_again_before_its_time_is_over(
+    kept: RedisServer,
+) -> None:
+    """On a new connection, as the one that it was lost on is half open, and says nothing."""
+    async with (
+        FaultProxy(("127.0.0.1", kept.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=6) as bus,
+    ):
+        await bus.publish("k", b"1")
+        assert (await bus.latest("k")) is not None
+
+        async def lose_on_the_way(request: Callable[[], Awaitable[object]]) -> None:
+            async with trio.open_nursery() as nursery:
+                proxy.to_target.swallow()
+                nursery.start_soon(request)
+                await proxy.to_target.wait_seen()
+                proxy.to_target.release()
+
+        await lose_on_the_way(partial(bus.publish, "k", b"2"))
+        await lose_on_the_way(partial(bus.latest, "k"))
+        message = await bus.latest("k")
+    assert message is not None
+    assert message.data == b"2"

@@ -82,6 +82,8 @@ async def test_leaving_while_redis_stands_still(server: RedisServer, endless: No
                 nursery.start_soon(bus.publish, "k", b"")
                 nursery.start_soon(bus.latest, "k")
                 await until(lambda: bus._publisher._call > calls and bus._queries.sent)
+                # All three threads are at work, and none of them is one that others could want.
+                assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
                 start = time.monotonic()
                 nursery.cancel_scope.cancel()
         took = time.monotonic() - start

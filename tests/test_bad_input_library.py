@@ -5,6 +5,9 @@ After any of them the bus still serves, and no watch is left.
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -243,6 +246,54 @@ async def test_two_receivers_are_one_too_many(bus: InMemoryWatchBus) -> None:
         with pytest.raises(trio.BusyResourceError, match="another task"):
             await watch.receive()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_watch_that_was_not_entered_says_so(bus: InMemoryWatchBus) -> None:
+    """Whatever is tried with it, and registers nothing."""
+    opening: Any = bus.watch("k")
+    how = re.escape("enter it first, as in: async with bus.watch(...) as watch")
+    with pytest.raises(TypeError, match=how):
+        async for _ in opening:
+            pass
+    with pytest.raises(TypeError, match=how):
+        await opening
+    with pytest.raises(AttributeError, match=f"'receive': {how}"):
+        await opening.receive()
+    assert bus.statistics().watches == 0
+
+
+UNDER_ASYNCIO = """
+import asyncio
+from trio_watchbus import InMemoryWatchBus, open_watchbus
+
+async def main():
+    async with {}:
+        pass
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "InMemoryWatchBus()",
+        "InMemoryWatchBus().watch('k')",
+        "open_watchbus('redis://127.0.0.1:1')",
+        "open_watchbus('http://127.0.0.1:1')",
+    ],
+)
+def test_a_program_that_does_not_run_under_trio_is_told_so(opening: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_ASYNCIO.format(opening)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "RuntimeError: a watch bus is used under Trio: start the program with trio.run(main)"
+    )
 
 
 async def test_a_watch_is_entered_once(bus: InMemoryWatchBus) -> None:

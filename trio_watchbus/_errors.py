@@ -120,6 +120,16 @@ class PublishUnknownError(BusUnavailableError):
         self.idempotency_key = idempotency_key
 
 
+def check_trio_runs() -> None:
+    """Say it in plain words where nothing can be awaited, as under asyncio.
+
+    Raises:
+        RuntimeError: Trio does not run here.
+    """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("a watch bus is used under Trio: start the program with trio.run(main)")
+
+
 def broken_by(failure: BaseException) -> trio.BrokenResourceError:
     """Return a new error that says that the bus failed for good, caused by `failure`."""
     broken = trio.BrokenResourceError("the bus failed for good; see the cause")

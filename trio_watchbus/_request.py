@@ -63,10 +63,10 @@ class WatchRequest:
         if not self.keys and not self.prefixes:
             raise ValueError("a watch needs at least one key or prefix")
         self.after = None if after is None else Position.parse(after)
-        self.history = _check_count("history", history, least=0)
+        self.history = check_count("history", history, least=0)
         if after is not None and history:
             raise ValueError("give after or history, not both: after already says where to start")
-        self.buffer_size = _check_count("buffer_size", buffer_size, least=1)
+        self.buffer_size = check_count("buffer_size", buffer_size, least=1)
         if overflow not in get_args(Overflow):
             raise ValueError(
                 f"overflow must be one of {', '.join(get_args(Overflow))}, not {overflow!r}"
@@ -101,7 +101,13 @@ class WatchRequest:
         return key in self.keys or key.startswith(self.prefixes)
 
 
-def _check_count(name: str, value: object, *, least: int) -> int:
+def check_count(name: str, value: object, *, least: int) -> int:
+    """Return `value`, the argument called `name`.
+
+    Raises:
+        TypeError: it is not an ``int``.
+        ValueError: it is less than `least`.
+    """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:

@@ -27,10 +27,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self, TypedDict, Unpack, final
+from typing import NoReturn, Self, TypedDict, Unpack, final
 
 import trio
 
+from ._errors import check_trio_runs
 from ._message import Message
 from ._request import Overflow, WatchRequest
 from ._statistics import BusStatistics, WatchStatistics
@@ -110,7 +111,8 @@ class Watch(trio.abc.ReceiveChannel[Message]):
             max_messages: return at most so many, at least 1; None for no such limit.
 
         Raises:
-            ValueError: `max_messages` is less than 1.
+            TypeError: `max_messages` is not an ``int``.
+            ValueError: it is less than 1.
             Exception: otherwise as `receive`. Messages from before a loss are returned first.
         """
 
@@ -316,6 +318,7 @@ class WatchBus(ABC):
 
     async def __aenter__(self) -> Self:
         """Return the bus itself."""
+        check_trio_runs()
         return self
 
     async def __aexit__(
@@ -326,6 +329,9 @@ class WatchBus(ABC):
     ) -> None:
         """Close the bus."""
         self.close()
+
+
+_HOW_TO_ENTER = "enter it first, as in: async with bus.watch(...) as watch"
 
 
 @final
@@ -342,8 +348,17 @@ class _Opening(AbstractAsyncContextManager[Watch, None]):
         self._request = request
         self._watch: Watch | None = None
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"no watch yet, and so no {name!r}: {_HOW_TO_ENTER}")
+
+    def __aiter__(self) -> NoReturn:
+        raise TypeError(_HOW_TO_ENTER)
+
+    __await__ = __aiter__
+
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Watch:
+        check_trio_runs()
         if self._watch is not None:
             raise RuntimeError("this watch was entered already; call watch() again for another")
         self._watch = await self._bus.open_watch(self._request)

@@ -269,6 +269,17 @@ async def test_a_batch_of_none_is_refused(bus: InMemoryWatchBus, count: int) -> 
             await watch.receive_batch(count)
 
 
+@pytest.mark.parametrize("count", [2.5, 3.0, "3", True])
+async def test_a_batch_of_no_whole_number_is_refused_and_takes_nothing(
+    bus: InMemoryWatchBus, count: Any
+) -> None:
+    async with bus.watch("a") as watch:
+        publish(bus, "a1", "a2")
+        with pytest.raises(TypeError, match="max_messages must be an int"):
+            await watch.receive_batch(count)
+        assert [message.data for message in await watch.receive_batch()] == [b"1", b"2"]
+
+
 # Turns
 
 

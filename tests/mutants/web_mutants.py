@@ -31,6 +31,7 @@ PROTOCOL = (
 )
 SSE = "web/_sse.py"
 STREAM = "web/_stream.py"
+LOSS = "web/_loss.py"
 QUERY = "web/_query.py"
 BATCH = "web/_batch.py"
 ACCESS = "web/_access.py"
@@ -76,8 +77,8 @@ MUTANTS = [
     Mutant(
         "a client that comes back too late is told nothing",
         STREAM,
-        "                gap = gap_event(lost.reason, None, self._position())\n",
-        "",
+        'b"" if lost is None else gap_event(',
+        'b"" if True else gap_event(',
         STREAMS,
     ),
     Mutant(
@@ -90,8 +91,8 @@ MUTANTS = [
     Mutant(
         "a watch is not freed after its client left",
         STREAM,
-        "        if self._opened is not None:\n            await self._opened.__aexit__",
-        "        if False:\n            await self._opened.__aexit__",
+        "        if self._is_open:\n",
+        "        if False:\n",
         STREAMS,
     ),
     Mutant(
@@ -131,9 +132,16 @@ MUTANTS = [
     ),
     Mutant(
         "a client from a numbering yet to come gets what it knows",
-        STREAM,
-        '        if not history and lost.reason != "future":\n',
-        "        if not history:\n",
+        LOSS,
+        '    if lost.reason != "future":\n',
+        "    if True:\n",
+        ("tests/web/test_stream.py",),
+    ),
+    Mutant(
+        "who resumes from a position that is lost again meanwhile is refused",
+        LOSS,
+        "        with suppress(HistoryLostError):\n",
+        "        with suppress(KeyError):\n",
         ("tests/web/test_stream.py",),
     ),
     # Requests

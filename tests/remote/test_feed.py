@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from trio_watchbus import HistoryLostError, Message, WatchLaggedError
+from trio_watchbus import Message, WatchLaggedError
 from trio_watchbus import _protocol as protocol
 from trio_watchbus._remote._feed import Feed
 from trio_watchbus._request import WatchRequest
@@ -264,30 +264,70 @@ def test_messages_before_the_watch_is_open_are_not_believed_where_no_history_was
         fed.give(1)
 
 
-def test_what_the_server_no_longer_holds_is_a_loss_and_it_goes_on_behind_that() -> None:
-    fed = Fed(buffer_size=4)
+def test_a_watch_that_is_open_is_opened_again_even_if_something_is_lost() -> None:
+    """The loss is told before, and it goes on behind that; one that is not yet open is refused."""
+    fed = Fed(after="e-0", buffer_size=4)
+    assert not fed.opening.lossy
     fed.give(1, position=2)
-    fed.feed.refuse_resuming(HistoryLostError("trimmed", "e-10"))
-    opening = fed.sent[-1]
-    assert isinstance(opening, protocol.Watch)
-    assert (opening.after, opening.window) == ("e-10", 3)
-    # Trimmed again before it was there.
-    fed.feed.refuse_resuming(HistoryLostError("trimmed", "e-11"))
+    opening = fed.feed.opening()
+    assert (opening.after, opening.lossy, opening.window) == ("e-2", True, 3)
+    fed.lose(8, 10)
+    fed.feed.take_opening("e-10")
     fed.give(12)
-    assert fed.take() == [1, "lost 9 up to e-11", 12]
+    assert fed.take() == [1, "lost 8 up to e-10", 12]
 
 
-@pytest.mark.parametrize("reason", ["epoch", "future"])
-def test_of_a_history_that_was_rewritten_nobody_knows_what_is_lost(reason: Any) -> None:
+def test_behind_a_loss_another_epoch_is_believed() -> None:
     fed = Fed()
-    fed.feed.refuse_resuming(HistoryLostError(reason, "new-3"))
-    with pytest.raises(WatchLaggedError) as caught:
+    fed.feed.lose(WatchLaggedError(None, "new-3", "epoch"))
+    fed.feed.take_opening("new-3")
+    fed.feed.take_messages(messages_at("new-4"))
+    with pytest.raises(WatchLaggedError):
         fed.watch.receive_nowait()
-    assert (caught.value.missed, caught.value.position, caught.value.reason) == (
-        None,
-        "new-3",
-        "epoch",
-    )
+    assert fed.watch.receive_nowait().id == fed.watch.position == "new-4"
+
+
+def messages_at(*ids: str, position: str | None = None) -> protocol.Messages:
+    """Messages with these ids, and the position after them."""
+    messages = [protocol.WireMessage("k", text, 0.0, "") for text in ids]
+    return protocol.Messages(7, tuple(messages), ids[-1] if position is None else position)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        messages_at("e-4"),
+        messages_at("e-3"),
+        messages_at("e-6", "e-5"),
+        messages_at("e-5", "e-5"),
+        messages_at("f-5"),
+        messages_at("e-5", "f-6"),
+        messages_at("5"),
+        messages_at("e-05"),
+        messages_at("e-\u0665"),
+        messages_at("e--5"),
+        messages_at("e-5", position="e-4"),
+        messages_at("e-5", position="f-5"),
+        messages_at("e-5", position="e"),
+        messages_at(f"e-{10**18}"),
+        messages_at("e-5", "e-" + "9" * 5000, position="e-6"),
+    ],
+    ids=lambda frame: ascii([*(m.id[:20] for m in frame.messages), frame.position[:20]]),
+)
+def test_a_server_whose_messages_are_out_of_order_is_not_believed(frame: Any) -> None:
+    fed = Fed()
+    fed.give(3, position=4)
+    with pytest.raises(protocol.MalformedFrameError):
+        fed.feed.take_messages(frame)
+    assert fed.take() == [3]
+    fed.watch.close()
+    assert fed.watch.position == "e-4"
+
+
+def test_history_whose_ids_are_no_positions_is_not_believed() -> None:
+    fed = Fed(opened=False, history=1)
+    with pytest.raises(protocol.MalformedFrameError, match="not a position"):
+        fed.feed.take_messages(messages_at("e-1", "rubbish", position="e-2"))
 
 
 def test_closing_discards_what_waits_and_keeps_the_position() -> None:

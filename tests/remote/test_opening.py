@@ -21,15 +21,15 @@ from served import served, until
 
 from trio_watchbus import (
     BusUnavailableError,
+    InMemoryWatchBus,
     Message,
     PublishUnknownError,
     RemoteWatchBus,
-    WatchLaggedError,
     open_remote_watchbus,
     open_watchbus,
 )
 from trio_watchbus import _protocol as protocol
-from trio_watchbus._remote import _bus
+from trio_watchbus._remote import _bus, _link
 from trio_watchbus._remote._address import Address
 from trio_watchbus._remote._link import LinkOptions
 from trio_watchbus.testing import FaultProxy
@@ -400,8 +400,7 @@ async def test_a_watch_that_cannot_be_opened_again_for_now_is_opened_later() -> 
         {"op": "watching", "position": "e-0"},
         {"op": "error", "code": "unavailable", "detail": "no Redis"},
         {"op": "error", "code": "failed", "detail": "a fault"},
-        {"op": "error", "code": "history_lost", "detail": "", "reason": "epoch", "oldest": "f-3"},
-        {"op": "watching", "position": "f-3"},
+        {"op": "watching", "position": "e-1"},
     ]
     asked: list[str | None] = []
 
@@ -412,7 +411,7 @@ async def test_a_watch_that_cannot_be_opened_again_for_now_is_opened_later() -> 
             asked.append(frame.get("after"))
             answer = answers.pop(0)
             await say(connection, {**answer, "id": frame["id"]})
-            if len(answers) == 4:
+            if len(answers) == 3:
                 await connection.aclose(1011)
         await hear(connection)
 
@@ -421,11 +420,8 @@ async def test_a_watch_that_cannot_be_opened_again_for_now_is_opened_later() -> 
         open_remote_watchbus(url) as bus,
         bus.watch("k") as watch,
     ):
-        with pytest.raises(WatchLaggedError) as caught:
-            await watch.receive()
-        assert caught.value.position == "f-3"
-        await until(lambda: not answers)
-    assert asked == [None, "e-0", "e-0", "e-0", "f-3"]
+        await until(lambda: watch.position == "e-1")
+    assert asked == [None, "e-0", "e-0", "e-0"]
 
 
 async def test_a_watch_that_the_server_no_longer_allows_ends_alone() -> None:
@@ -451,6 +447,108 @@ async def test_a_watch_that_the_server_no_longer_allows_ends_alone() -> None:
         assert "too many" in str(caught.value.__cause__)
         with pytest.raises(trio.WouldBlock):
             other.receive_nowait()
+
+
+async def test_a_watch_that_the_server_no_longer_allows_is_not_opened_again() -> None:
+    """Nor is the server told that it is closed, on a connection that has never had it."""
+    refused_once = trio.Event()
+    heard: list[tuple[str, list[str] | None]] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        again = refused_once.is_set()
+        while True:
+            frame = await hear(connection)
+            if again:
+                heard.append((frame["op"], frame.get("keys")))
+            if frame["op"] == "latest":
+                await say(connection, {"op": "latest", "id": frame["id"], "message": None})
+            if frame["op"] != "watch":
+                continue
+            await say(connection, {"op": "watching", "position": "e-0", "id": frame["id"]})
+            if frame["keys"] == ["b"] and not again:
+                refusal = {"op": "error", "id": 1, "code": "limit", "detail": "too many"}
+                await say(connection, refusal)
+                await refused_once.wait()
+                await connection.aclose(1011)
+
+    async with (
+        scripted(speak) as url,
+        open_remote_watchbus(url) as bus,
+        bus.watch("a") as refused,
+        bus.watch("b"),
+    ):
+        with pytest.raises(trio.BrokenResourceError):
+            await refused.receive()
+        assert bus.statistics().watches == 1
+        refused_once.set()
+        await until(lambda: heard)
+        refused.close()
+        assert await bus.latest("k") is None
+    assert heard[:2] == [("watch", ["b"]), ("latest", None)]
+
+
+async def test_the_end_of_a_watch_that_was_not_closed_is_not_believed() -> None:
+    """It is opened again on another connection, where it was."""
+    asked: list[str | None] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        frame = await hear(connection)
+        asked.append(frame.get("after"))
+        await say(connection, {"op": "watching", "position": "e-1", "id": frame["id"]})
+        if len(asked) == 1:
+            await say(connection, {"op": "unwatched", "id": frame["id"]})
+        await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus, bus.watch("a"):
+        await until(lambda: len(asked) == 2)
+    assert asked == [None, "e-1"]
+
+
+@pytest.mark.parametrize("ids", [[], ["e-1"], ["e-1", "e-2", "e-3"]], ids=len)
+async def test_a_batch_that_is_answered_with_ids_of_another_one_is_unknown(ids: list[str]) -> None:
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        frame = await hear(connection)
+        await say(connection, {"op": "published", "id": frame["id"], "message_ids": ids})
+        await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus:
+        with pytest.raises(PublishUnknownError, match="does not fit"):
+            await bus.publish_many([("k", b""), ("k", b"")])
+
+
+async def test_a_latest_message_whose_id_is_no_position_is_not_believed() -> None:
+    messages = [{"key": "k", "id": text, "time": 0.0, "data": ""} for text in ("rubbish", "e-1")]
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        frame = await hear(connection)
+        await say(connection, {"op": "latest", "id": frame["id"], "message": messages.pop(0)})
+        await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus:
+        message = await bus.latest("k")
+    assert message is not None
+    assert message.id == "e-1"
+
+
+async def test_a_frame_may_be_as_long_as_the_servers_longest_message_makes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each byte of which may take six as JSON."""
+    monkeypatch.setattr(_link, "_MAX_FRAME_SIZE", 10_000)
+    longest = b"\x01" * 100_000
+    async with (
+        served(InMemoryWatchBus(max_message_size=len(longest))) as server,
+        open_remote_watchbus(server.url) as bus,
+        bus.watch("k") as watch,
+    ):
+        await server.bus.publish("k", longest)
+        assert (await watch.receive()).data == longest
+        assert (await bus.latest("k")) is not None
+        assert bus.statistics().reconnects == 0
 
 
 async def test_limits_of_the_server_are_told() -> None:

@@ -362,6 +362,74 @@ async def test_history_that_is_lost_says_why_and_from_where_there_is_some() -> N
         assert (answer["reason"], answer["oldest"]) == ("epoch", bus.position)
 
 
+async def test_a_lossy_watch_is_told_what_is_lost_and_goes_on_behind_that() -> None:
+    bus = InMemoryWatchBus(retention=Retention(messages=2))
+    start = bus.position
+    ids = [await bus.publish("a", b"%d" % number) for number in range(5)]
+    async with session(bus) as peer:
+        lagged = await peer.ask({"op": "watch", "id": 7, "key": "a", "after": start, "lossy": True})
+        assert lagged == {
+            "op": "lagged",
+            "id": 7,
+            "missed": 3,
+            "position": ids[2],
+            "reason": "trimmed",
+        }
+        assert await peer.hear() == {"op": "watching", "id": 7, "position": ids[2]}
+        assert [message["data"] for message in (await peer.hear())["messages"]] == ["3", "4"]
+        # Where nothing is lost, nothing is told.
+        watching = await peer.ask(
+            {"op": "watch", "id": 8, "key": "a", "after": ids[3], "lossy": True}
+        )
+        assert watching == {"op": "watching", "id": 8, "position": ids[3]}
+
+
+async def test_a_lossy_watch_of_another_epoch_gets_all_there_is() -> None:
+    bus = InMemoryWatchBus()
+    start, first = bus.position, await bus.publish("a", b"")
+    async with session(bus) as peer:
+        lagged = await peer.ask(
+            {"op": "watch", "id": 7, "key": "a", "after": "other-1", "lossy": True}
+        )
+        assert (lagged["missed"], lagged["position"], lagged["reason"]) == (None, start, "epoch")
+        assert (await peer.hear())["op"] == "watching"
+        assert [message["id"] for message in (await peer.hear())["messages"]] == [first]
+
+
+async def test_a_lossy_watch_from_the_future_gets_nothing_that_it_may_have_had() -> None:
+    bus = InMemoryWatchBus()
+    await bus.publish("a", b"")
+    now = bus.position
+    future = now.replace("-1", "-9")
+    async with session(bus) as peer:
+        lagged = await peer.ask(
+            {"op": "watch", "id": 7, "key": "a", "after": future, "lossy": True}
+        )
+        assert (lagged["missed"], lagged["position"], lagged["reason"]) == (None, now, "epoch")
+        assert await peer.hear() == {"op": "watching", "id": 7, "position": now}
+        later = await bus.publish("a", b"")
+        assert [message["id"] for message in (await peer.hear())["messages"]] == [later]
+
+
+async def test_a_lossy_watch_gets_on_where_the_oldest_is_gone_before_it_is_there() -> None:
+    """As where more is published in one round trip than the bus holds."""
+    bus = InMemoryWatchBus(retention=Retention(messages=1))
+    start = bus.position
+    await bus.publish("a", b"")
+    opening = bus.open_watch
+
+    async def overtaken(request: Any) -> Any:
+        if request.after is not None:
+            bus.publish_many_nowait([("a", b"")] * 3)
+        return await opening(request)
+
+    bus.open_watch = overtaken  # type: ignore[method-assign]
+    async with session(bus) as peer:
+        lagged = await peer.ask({"op": "watch", "id": 7, "key": "a", "after": start, "lossy": True})
+        assert (lagged["missed"], lagged["position"]) == (7, bus.position)
+        assert (await peer.hear())["op"] == "watching"
+
+
 async def test_an_id_in_use_is_refused_and_what_has_it_goes_on() -> None:
     bus = InMemoryWatchBus()
     async with session(bus) as peer:
@@ -382,6 +450,40 @@ async def test_a_connection_has_a_bounded_number_of_watches() -> None:
         assert (await peer.ask({"op": "watch", "id": 2, "key": "a"}))["code"] == "limit"
         await peer.ask({"op": "unwatch", "id": 1})
         assert (await peer.ask({"op": "watch", "id": 2, "key": "a"}))["op"] == "watching"
+
+
+async def test_a_watch_that_was_closed_does_not_count_while_that_is_not_yet_answered() -> None:
+    bus = InMemoryWatchBus()
+    async with session(bus, WebOptions(max_watches=1), room=0) as peer:
+        await peer.ask({"op": "watch", "id": 1, "key": "a"})
+        await bus.publish("a", b"")
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.say({"op": "unwatch", "id": 1})
+        await peer.say({"op": "watch", "id": 2, "key": "a"})
+        assert [(await peer.hear())["op"] for _ in range(3)] == [
+            "messages",
+            "unwatched",
+            "watching",
+        ]
+
+
+async def test_a_client_that_reads_nothing_cannot_pile_up_closed_watches() -> None:
+    """What it asks for beyond a bound is not looked at before it reads."""
+    bus = InMemoryWatchBus()
+    async with (
+        session(bus, WebOptions(max_watches=1), room=0) as peer,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def open_and_close() -> None:
+            for identifier in range(200):
+                await peer.say({"op": "watch", "id": identifier, "key": "a"})
+                await peer.say({"op": "unwatch", "id": identifier})
+
+        nursery.start_soon(open_and_close)
+        await trio.testing.wait_all_tasks_blocked()
+        assert peer.unread() == 100
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("frame", ["x", "[]", "{}", '{"op":"ping","op":"ping"}', b""])

@@ -69,8 +69,9 @@ def take_for_a_bus(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(websocket, "_subprotocol", protocol.SUBPROTOCOL)
         return websocket
 
-    async def first_word(_: WebSocketConnection) -> None:
+    async def first_word(_: WebSocketConnection) -> protocol.Hello:
         await trio.lowlevel.checkpoint()
+        return protocol.Hello("e-0", 0, 0, 0, 1)
 
     monkeypatch.setattr(_link, "wrap_client_stream", connect)
     monkeypatch.setattr(_link, "_first_word", first_word)

@@ -24,7 +24,7 @@ from trio.lowlevel import (
 )
 
 from .._message import Message, Position
-from .._request import WatchRequest
+from .._request import WatchRequest, check_count
 from .._statistics import WatchStatistics
 from ..abc import Watch
 
@@ -223,8 +223,8 @@ class BufferedWatch(Watch):
             raise StopAsyncIteration from None
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Message]:
-        if max_messages is not None and max_messages < 1:
-            raise ValueError(f"max_messages must be at least 1 or None, not {max_messages}")
+        if max_messages is not None:
+            check_count("max_messages", max_messages, least=1)
         if self._buffer:
             await checkpoint()
         if self._buffer and self._task is None:

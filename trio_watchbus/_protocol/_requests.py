@@ -39,8 +39,10 @@ class _Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults
 class Watch(_Request, tag="watch"):
     """Open a watch on the union of these keys and prefixes; answered by `Watching` or `Error`.
 
-    Its history comes in `Messages` before `Watching`. `window` is how many messages may come after
-    that before the client has asked for `More`; absent, as many as the connection carries.
+    Its history comes in `Messages` before `Watching`. With `lossy`, where `after` cannot be resumed
+    from exactly, `Lagged` comes before that, and it goes on after the loss. `window` is how many
+    messages may come after `Watching` before the client has asked for `More`; absent, as many as
+    the connection carries.
     """
 
     id: Identifier
@@ -49,6 +51,7 @@ class Watch(_Request, tag="watch"):
     keys: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     after: str | None = None
+    lossy: bool = False
     history: Annotated[int, Meta(ge=0, le=MAX_HISTORY)] = 0
     overflow: Overflow = "replay"
     buffer_size: Count | None = None

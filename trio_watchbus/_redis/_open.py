@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._errors import raise_what_ended
+from .._errors import check_trio_runs, raise_what_ended
 from .._message import MAX_MESSAGE_SIZE
 from .._retention import Retention, check_retention
 from ._bus import RedisWatchBus, refused_for_good
@@ -95,6 +95,7 @@ def open_redis_watchbus(
 @asynccontextmanager
 async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
     """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
+    check_trio_runs()
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:

@@ -18,8 +18,6 @@ from .._backoff import Backoff
 from .._core._watch import BufferedWatch
 from .._errors import (
     BusUnavailableError,
-    HistoryLostError,
-    InvalidPositionError,
     MessageTooLargeError,
     WatchLaggedError,
     broken_by,
@@ -30,7 +28,7 @@ from .._request import WatchRequest
 from .._statistics import RemoteBusStatistics
 from ..abc import Publication, WatchBus
 from ._calls import Calls
-from ._feed import Feed
+from ._feed import Feed, parse_position
 
 if TYPE_CHECKING:
     from ._link import Link, LinkOptions
@@ -113,7 +111,7 @@ class RemoteWatchBus(WatchBus):
                 f"this batch has {len(frame)} characters as it is sent, and the server takes at"
                 f" most {self._max_frame_size} at once: publish it in parts"
             )
-        answer = await self._calls.ask(identifier, frame, protocol.Published, key)
+        answer = await self._calls.ask(identifier, frame, protocol.Published, key, len(batch))
         return list(answer.ids())
 
     async def latest(self, key: str) -> Message | None:
@@ -247,9 +245,14 @@ class RemoteWatchBus(WatchBus):
                     self._feeds[identifier].lose(loss)
             case protocol.Error(id=identifier) if identifier in self._feeds:
                 self._take_refusal(self._feeds[identifier], protocol.error_of(answer))
+            case protocol.Unwatched(id=identifier) if identifier in self._feeds:
+                raise protocol.MalformedFrameError("the end of a watch that was not closed")
             case protocol.Published():
                 if answer.ids():
                     self._note(answer.ids()[-1])
+                self._calls.take(answer)
+            case protocol.LatestMessage(message=protocol.WireMessage(id=position)):
+                parse_position(position)
                 self._calls.take(answer)
             case protocol.LatestMessage() | protocol.WatchedKeySet() | protocol.Error():
                 self._calls.take(answer)
@@ -258,21 +261,17 @@ class RemoteWatchBus(WatchBus):
         """Take note that the server does not open a watch, or not again."""
         from ._link import LinkError  # noqa: PLC0415
 
-        if feed.resume is None:
-            feed.end(error)
-        elif isinstance(error, HistoryLostError):
-            _parse(error.oldest)
-            feed.refuse_resuming(error)
-        elif isinstance(error, BusUnavailableError):
+        if feed.resume is not None and isinstance(error, BusUnavailableError):
             # With a pause before all is asked for again.
             raise LinkError(str(error))
-        else:
-            feed.end(error)
+        # No connection opens it again.
+        del self._feeds[feed.identifier]
+        feed.end(error)
 
     def _note(self, position: str) -> None:
         """Take note that the bus has got to `position`."""
         known = self._position
-        told = _parse(position)
+        told = parse_position(position)
         if known is None or known.epoch != told.epoch or known.sequence < told.sequence:
             self._position = told
 
@@ -367,8 +366,7 @@ class RemoteWatchBus(WatchBus):
             raise BusUnavailableError(f"no answer within {self._timeout:g} seconds")
 
     def _forget(self, feed: Feed) -> None:
-        del self._feeds[feed.identifier]
-        if not feed.ended:
+        if self._feeds.pop(feed.identifier, None) is not None and not feed.ended:
             self._send(protocol.Unwatch(feed.identifier))
 
 
@@ -377,10 +375,3 @@ def _name_of_publish(idempotency_key: str | None) -> str:
     if idempotency_key is None:
         return token_hex(16)
     return check_key(idempotency_key, "idempotency key")
-
-
-def _parse(position: str) -> Position:
-    try:
-        return Position.parse(position)
-    except InvalidPositionError as error:
-        raise protocol.MalformedFrameError(str(error)) from None

@@ -71,9 +71,21 @@ class Calls:
         self._slots = trio.Semaphore(protocol.REQUESTS_AT_ONCE)
 
     async def ask(
-        self, identifier: int, frame: str, kind: type[A], idempotency_key: str | None = None
+        self,
+        identifier: int,
+        frame: str,
+        kind: type[A],
+        idempotency_key: str | None = None,
+        count: int = 1,
     ) -> A:
         """Send a request, on each new connection again, until it is answered; return the answer.
+
+        Args:
+            identifier: its own.
+            frame: its text.
+            kind: what answers it.
+            idempotency_key: that of what it publishes, or None if it asks for something.
+            count: how many messages it publishes, if it does.
 
         A cancel before it was sent takes it back; after that it is done whole or not at all.
 
@@ -96,8 +108,11 @@ class Calls:
                     del self._calls[identifier]
                     if call.answer is None:
                         call.leave()
-        if isinstance(call.answer, kind):
-            return call.answer
+        answer = call.answer
+        if isinstance(answer, kind) and (
+            not isinstance(answer, protocol.Published) or len(answer.ids()) == count
+        ):
+            return answer
         raise self._error(call)
 
     def connect(self, link: Link) -> None:

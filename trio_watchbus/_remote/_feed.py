@@ -10,12 +10,15 @@ import trio
 
 from .. import _protocol as protocol
 from .._core._watch import BufferedWatch
-from .._errors import HistoryLostError, WatchLaggedError, broken_by
+from .._errors import InvalidPositionError, WatchLaggedError, broken_by
 from .._message import Message, Position
 from .._request import WatchRequest
 
 _KEYS_BOUND = 100_000
 """Keys that a watch of overflow kind ``"latest"`` keeps messages of: as many as a bus does."""
+
+_DIGITS = 18
+"""As many as a position's number has at most."""
 
 
 @final
@@ -90,6 +93,9 @@ class Feed:
             keys=tuple(request.keys),
             prefixes=request.prefixes,
             after=None if after is None else str(after),
+            # Who was promised to be resumed exactly is refused otherwise; who watched already is
+            # told of the loss, in one step: what is the oldest now is gone after the next.
+            lossy=self.resume is not None,
             history=history,
             overflow=request.overflow,
             buffer_size=self._size,
@@ -124,13 +130,16 @@ class Feed:
         """Take messages.
 
         Raises:
-            MalformedFrameError: nobody asked for them, or there are more than there is room for.
+            MalformedFrameError: nobody asked for them, there are more than there is room for, or
+                they are not in order after what came before.
         """
         messages = [message.message() for message in answer.messages]
         watch = self.watch
         if self.resume is None:
             if not watch.request.history:
                 raise protocol.MalformedFrameError("messages of a watch that is not open")
+            for message in messages:
+                parse_position(message.id)
             self._history += messages
             self.heard += 1
             return
@@ -138,6 +147,7 @@ class Feed:
             self._window -= len(messages)
             if self._window < 0:
                 raise protocol.MalformedFrameError("more messages than were asked for")
+        self._check_order(messages, answer.position)
         watch.dropped += answer.dropped - self._dropped
         self._dropped = answer.dropped
         for message in messages:
@@ -158,18 +168,6 @@ class Feed:
         self._waiting.append(loss)
         self.take_position(loss.position)
         self.watch.wake()
-
-    def refuse_resuming(self, error: HistoryLostError) -> None:
-        """Take note that the server no longer holds what follows `resume`; go on after that."""
-        missed = None
-        if error.reason == "trimmed" and self.resume is not None:
-            missed = Position.parse(error.oldest).sequence - Position.parse(self.resume).sequence
-        self.lose(
-            WatchLaggedError(
-                missed, error.oldest, "trimmed" if error.reason == "trimmed" else "epoch"
-            )
-        )
-        self._send(self.opening())
 
     # What the watch asks for; see `Source`
 
@@ -199,6 +197,21 @@ class Feed:
     def unregister(self, watch: BufferedWatch) -> None:  # noqa: ARG002
         self._waiting.clear()
         self._forget(self)
+
+    def _check_order(self, messages: list[Message], position: str) -> None:
+        epoch, last = parse_position(self.resume or "")
+        start = f"{epoch}-"
+        for message in messages:
+            # At half the cost of parsing it.
+            number = message.id.removeprefix(start)[:_DIGITS]
+            before, last = last, int(number) if number.isdecimal() else -1
+            if last <= before or message.id != f"{start}{last}":
+                raise protocol.MalformedFrameError(
+                    f"a message at {message.id[:80]!r} after {start}{before}"
+                )
+        told = parse_position(position)
+        if told.epoch != epoch or told.sequence < last:
+            raise protocol.MalformedFrameError(f"the position {told} after {start}{last}")
 
     def _keep(self, message: Message) -> None:
         """Keep a message behind a loss; of the kinds that drop, no more than their buffer holds."""
@@ -232,6 +245,18 @@ class Feed:
             self._send(protocol.More(self.identifier, more))
         elif self._window == 0 and watch.synced:
             watch.fall_behind(0)
+
+
+def parse_position(text: str) -> Position:
+    """Return the position that a server wrote.
+
+    Raises:
+        MalformedFrameError: it is not a position.
+    """
+    try:
+        return Position.parse(text)
+    except InvalidPositionError as error:
+        raise protocol.MalformedFrameError(str(error)) from None
 
 
 def _joined(first: WatchLaggedError, second: WatchLaggedError) -> WatchLaggedError:

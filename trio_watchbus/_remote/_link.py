@@ -29,7 +29,10 @@ _GOODBYE_SECONDS = 0.5
 """How long closing in good order may take; a server that does not answer is left without."""
 
 _MAX_FRAME_SIZE = 64 * 1024 * 1024
-"""Bytes of one frame that are accepted: a message of 10 MB, were every byte of it escaped."""
+"""Bytes of one frame that are accepted, beside what a message of the server's may take."""
+
+_ESCAPED = 6
+"""Bytes that one of data takes at most, as JSON."""
 
 _RECEIVE_SIZE = 256 * 1024
 """Bytes read from the socket at once: a whole frame of messages."""
@@ -132,7 +135,10 @@ class Link:
             async with trio.open_nursery() as nursery:
                 with self._in_time(deadline):
                     websocket = await self._shake_hands(nursery, stream)
-                    greet(await _first_word(websocket))
+                    hello = await _first_word(websocket)
+                    # It wants to be told before the server could say it.
+                    websocket._max_message_size += _ESCAPED * hello.max_message_size
+                    greet(hello)
                 nursery.start_soon(self._send_all, websocket)
                 nursery.start_soon(self._watch_over, stream)
                 nursery.start_soon(self._close_when_told, websocket)

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from .._errors import raise_what_ended
+from .._errors import check_trio_runs, raise_what_ended
 from ._address import Address
 from ._bus import RemoteWatchBus
 
@@ -91,6 +91,7 @@ def open_remote_watchbus(
 @asynccontextmanager
 async def _opened(bus: RemoteWatchBus) -> AsyncIterator[RemoteWatchBus]:
     """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
+    check_trio_runs()
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from typing import Protocol, final
 
 import trio
 
 from .. import _protocol as protocol
-from .._errors import WatchBusError, WatchLaggedError
-from .._message import Message
-from .._request import BUFFER_SIZE
+from .._errors import HistoryLostError, LossReason, WatchBusError, WatchLaggedError
+from .._message import Message, Position
+from .._request import BUFFER_SIZE, WatchRequest
 from ..abc import Watch, WatchBus
 from ._connection import CloseConnection
+from ._loss import open_after_loss
 from ._options import WebOptions
 
 _log = logging.getLogger("trio_watchbus.web")
@@ -248,7 +251,7 @@ class _Session:
             )
 
     def _check_watch(self, request: protocol.Watch) -> None:
-        if len(self._watches) >= self._options.max_watches:
+        if self._is_full():
             raise protocol.RequestError(
                 request.id,
                 "limit",
@@ -260,6 +263,16 @@ class _Session:
                 "limit",
                 f"a watch may name at most {self._options.max_keys} keys and prefixes",
             )
+
+    def _is_full(self) -> bool:
+        """Whether there is no room for another watch."""
+        bound = self._options.max_watches
+        if len(self._watches) < bound:
+            return False
+        # Those that were closed are gone as soon as that was sent; not more of them than others
+        # might be, where the client does not read.
+        closed = sum(served.closed for served in self._watches.values())
+        return len(self._watches) - closed >= bound or closed >= bound + protocol.REQUESTS_AT_ONCE
 
     async def _answer(self, request: _Answered) -> None:
         """Do one request, and answer it."""
@@ -321,17 +334,13 @@ class _Session:
     async def _serve_watch(self, request: protocol.Watch, served: _ServedWatch) -> None:
         answer: protocol.Answer = protocol.Unwatched(request.id)
         try:
-            async with self._bus.watch_any(
-                request.all_keys(),
-                request.all_prefixes(),
-                after=request.after,
-                history=request.history,
-                overflow=request.overflow,
-                buffer_size=_buffer_size(request),
-            ) as watch:
+            watch, loss = await self._open_watch(request)
+            with closing(watch):
                 served.watch = watch
                 if request.history:
                     await self._send_history(request.id, served, watch)
+                if loss is not None:
+                    await self._tell_loss(request.id, served, loss)
                 served.told = watch.position
                 await self._send(protocol.Watching(request.id, served.told))
                 while not served.closed:
@@ -352,6 +361,29 @@ class _Session:
             answer = self._failure(request.id, error)
         del self._watches[request.id]
         await self._send(answer)
+
+    async def _open_watch(self, request: protocol.Watch) -> tuple[Watch, WatchLaggedError | None]:
+        """Open a watch; where its client puts up with a loss, after that."""
+        opening = partial(
+            WatchRequest,
+            request.all_keys(),
+            request.all_prefixes(),
+            overflow=request.overflow,
+            buffer_size=_buffer_size(request),
+        )
+        try:
+            first = opening(after=request.after, history=request.history)
+            return await self._bus.open_watch(first), None
+        except HistoryLostError as lost:
+            if not request.lossy or request.after is None:
+                raise
+            watch = await open_after_loss(self._bus, lost, opening)
+            missed = None
+            if lost.reason == "trimmed":
+                after, now = Position.parse(request.after), Position.parse(watch.position)
+                missed = now.sequence - after.sequence if now.epoch == after.epoch else None
+            reason: LossReason = "trimmed" if lost.reason == "trimmed" else "epoch"
+            return watch, WatchLaggedError(missed, watch.position, reason)
 
     async def _send_history(self, identifier: int, served: _ServedWatch, watch: Watch) -> None:
         """Send the history, which is all that `watch`, just opened, has in its buffer."""

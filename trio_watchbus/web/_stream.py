@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
-from typing import Self, Unpack, final
+from typing import Self, final
 
 import trio
 from quart.wrappers.response import ResponseBody
 
 from .._errors import HistoryLostError, WatchLaggedError
 from .._message import Message
-from ..abc import Watch, WatchBus, WatchOptions
+from .._request import WatchRequest
+from ..abc import Watch, WatchBus
 from ._drain import Drain
+from ._loss import open_after_loss
 from ._query import StreamQuery
 from ._refusal import refusal_of
 from ._sse import at_position, bookmark, end_event, gap_event, opening
@@ -72,8 +74,8 @@ class EventStream(ResponseBody):
         self._drain = drain
         self._heartbeat = heartbeat
         self._send_chunk = send_chunk
-        self._opened: AbstractAsyncContextManager[Watch] | None = None
         self._watch: Watch
+        self._is_open = False
         # What is to be sent before the watch is asked for more.
         self._opening = b""
         self._messages: list[Message] = []
@@ -96,8 +98,8 @@ class EventStream(ResponseBody):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._opened is not None:
-            await self._opened.__aexit__(exc_type, exc_value, traceback)
+        if self._is_open:
+            self._watch.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -135,40 +137,26 @@ class EventStream(ResponseBody):
 
     async def _open(self) -> None:
         query = self._query
-        gap = b""
-        if query.after is None:
-            await self._enter(history=query.history)
-        else:
-            try:
-                await self._enter(after=query.after)
-            except HistoryLostError as lost:
-                await self._enter_after_loss(lost)
-                gap = gap_event(lost.reason, None, self._position())
-        self._opening = opening(self._position(), _retry()) + gap
-
-    async def _enter_after_loss(self, lost: HistoryLostError) -> None:
-        """Go on as a new client, or else from the oldest message held."""
-        history = self._query.history
-        # Of a numbering that the bus has yet to reach again, the client knows what is held.
-        if not history and lost.reason != "future":
-            try:
-                await self._enter(after=lost.oldest)
-            except HistoryLostError:
-                # Gone in the meantime: then there is more to lose than to gain by trying on.
-                pass
+        request = partial(WatchRequest, query.keys, query.prefixes, buffer_size=BUFFER_SIZE)
+        as_new = request(history=query.history)
+        first = as_new if query.after is None else request(after=query.after)
+        lost: HistoryLostError | None = None
+        try:
+            self._watch = await self._bus.open_watch(first)
+        except HistoryLostError as error:
+            lost = error
+            if query.history:
+                first = as_new
+                self._watch = await self._bus.open_watch(first)
             else:
-                return
-        await self._enter(history=history)
-
-    async def _enter(self, **how: Unpack[WatchOptions]) -> None:
-        how["buffer_size"] = BUFFER_SIZE
-        opened = self._bus.watch_any(self._query.keys, self._query.prefixes, **how)
-        self._watch = await opened.__aenter__()
-        self._opened = opened
-        if how.get("history"):
+                self._watch = await open_after_loss(self._bus, error, request)
+        self._is_open = True
+        if first.history:
             # That is all that the watch, just opened, has in its buffer.
             self._history = self._watch.statistics().buffered
             self._messages = [self._watch.receive_nowait() for _ in range(self._history)]
+        gap = b"" if lost is None else gap_event(lost.reason, None, self._position())
+        self._opening = opening(self._position(), _retry()) + gap
 
     def _position(self) -> str | None:
         """Return where the client resumes from now on; None from where it was before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import ssl
@@ -25,6 +26,7 @@ from trio_watchbus import (
     Message,
     PublishUnknownError,
     RemoteWatchBus,
+    open_redis_watchbus,
     open_remote_watchbus,
     open_watchbus,
 )
@@ -101,6 +103,15 @@ async def refusal(url: str, **options: Any) -> str:
             pytest.fail("opened")
     assert url.partition("?")[0] in str(caught.value)
     return str(caught.value)
+
+
+def test_a_server_has_time_to_say_that_its_redis_is_away() -> None:
+    """Its client would otherwise have to take for unknown what surely was not stored."""
+    timeouts = [
+        inspect.signature(opener).parameters["publish_timeout"].default
+        for opener in (open_redis_watchbus, open_remote_watchbus)
+    ]
+    assert timeouts[0] * 1.5 <= timeouts[1]
 
 
 async def test_any_such_url_opens_a_remote_bus() -> None:

@@ -21,7 +21,7 @@ def open_remote_watchbus(
     *,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    publish_timeout: float = 10.0,
+    publish_timeout: float = 15.0,
     connect_timeout: float = 10.0,
     heartbeat: float = 15.0,
     heartbeat_timeout: float = 10.0,
@@ -46,7 +46,8 @@ def open_remote_watchbus(
             ``watchbus serve`` check none. Shown nowhere.
         ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
         publish_timeout: seconds that a publish may take over all attempts, above 0; also the
-            limit for opening a watch, for the next part of its history, and for queries.
+            limit for opening a watch, for the next part of its history, and for queries. Longer
+            than a bus over Redis takes to say that it did nothing, which nobody else can tell.
         connect_timeout: seconds within which a connection must be established, above 0.
         heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
         heartbeat_timeout: seconds that it has to say something then, above 0, before the

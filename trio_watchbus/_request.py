@@ -59,14 +59,16 @@ class WatchRequest:
         named = tuple(dict.fromkeys(check_key(key) for key in keys))
         # One key, by far the most common, takes a sixth of a set's memory as a tuple.
         self.keys: Collection[str] = frozenset(named) if len(named) > 1 else named
-        self.prefixes = tuple(dict.fromkeys(check_prefix(prefix) for prefix in prefixes))
+        self.prefixes: tuple[str, ...] = tuple(
+            dict.fromkeys(check_prefix(prefix) for prefix in prefixes)
+        )
         if not self.keys and not self.prefixes:
             raise ValueError("a watch needs at least one key or prefix")
-        self.after = None if after is None else Position.parse(after)
-        self.history = check_count("history", history, least=0)
+        self.after: Position | None = None if after is None else Position.parse(after)
+        self.history: int = check_count("history", history, least=0)
         if after is not None and history:
             raise ValueError("give after or history, not both: after already says where to start")
-        self.buffer_size = check_count("buffer_size", buffer_size, least=1)
+        self.buffer_size: int = check_count("buffer_size", buffer_size, least=1)
         if overflow not in get_args(Overflow):
             raise ValueError(
                 f"overflow must be one of {', '.join(get_args(Overflow))}, not {overflow!r}"

@@ -159,8 +159,8 @@ MUTANTS = [
     mutant(
         "a buffer may have no room",
         REQUEST,
-        'self.buffer_size = check_count("buffer_size", buffer_size, least=1)',
-        'self.buffer_size = check_count("buffer_size", buffer_size, least=0)',
+        'self.buffer_size: int = check_count("buffer_size", buffer_size, least=1)',
+        'self.buffer_size: int = check_count("buffer_size", buffer_size, least=0)',
     ),
     mutant(
         "an unknown overflow kind is taken",

@@ -6,10 +6,10 @@ import ast
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import pytest
@@ -22,8 +22,8 @@ import trio_watchbus.web
 from trio_watchbus import Retention, _protocol
 from trio_watchbus._cli._main import watchbus
 from trio_watchbus._protocol._errors import Code
-from trio_watchbus.abc import WatchOptions
-from trio_watchbus.web import ServerOptions
+from trio_watchbus.abc import WatchOptions, WatchRequest
+from trio_watchbus.web import ServerOptions, WebOptions
 
 REFERENCE = ROOT / "docs/reference"
 PACKAGE = Path(trio_watchbus.__file__).parent
@@ -49,14 +49,14 @@ def section(text: str, title: str) -> str:
     [
         ("trio_watchbus", ["api", "errors"]),
         ("trio_watchbus.abc", ["api"]),
+        ("trio_watchbus.testing", ["testing"]),
         ("trio_watchbus.web", ["web"]),
     ],
 )
 def test_every_public_name_is_documented(module: str, pages: list[str]) -> None:
     names = {f"{module}.{name}" for name in import_module(module).__all__}
-    documented = set(
-        re.findall(r"^\.\. auto\w+:: ([\w.]+)", "".join(map(page, pages)), re.MULTILINE)
-    )
+    directive = r"^\.\. (?:auto\w+|py:data):: ([\w.]+)"
+    documented = set(re.findall(directive, "".join(map(page, pages)), re.MULTILINE))
     assert {name for name in names if not inspect.ismodule(import_name(name))} <= documented
 
 
@@ -116,29 +116,76 @@ def test_every_close_code_is_documented() -> None:
     assert set(map(int, rows)) == set(_protocol.CloseCode)
 
 
-def test_every_setting_is_documented() -> None:
-    documented = first_column(page("settings"))
-    settings = {f"retention.{field.name}" for field in dataclasses.fields(Retention)}
-    settings |= {field.name for field in dataclasses.fields(ServerOptions)}
-    settings |= set(WatchOptions.__annotations__)
-    openers = (
-        trio_watchbus.InMemoryWatchBus,
-        trio_watchbus.open_redis_watchbus,
-        trio_watchbus.open_remote_watchbus,
-    )
-    for opener in openers:
-        settings |= set(inspect.signature(opener).parameters)
-    settings -= {"retention", "url", "url_or_client"}
-    assert documented == settings
+NO_DEFAULT = inspect.Parameter.empty
+WORDS = {"none": (None, ()), "no": (False,), "the system's": (None,)}
+"""What the page says for defaults that are no number or text."""
+UNITS = {"": 1, "s": 1, "KiB": 1024, "MiB": 1024 * 1024}
 
 
-def test_the_defaults_in_the_reference_are_those_of_the_code() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+)(?: s)? \|", page("settings"), re.MULTILINE))
-    assert len(rows) > 5
-    defaults = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
-    for name, shown in rows.items():
-        if name in defaults:
-            assert float(shown.replace(",", "")) == defaults[name], name
+def of_function(function: Callable[..., object]) -> dict[str, object]:
+    """The defaults of a function's arguments, of those that have one."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not NO_DEFAULT}
+
+
+def of_fields(options: Any, prefix: str = "") -> dict[str, object]:
+    """The defaults of a dataclass's fields."""
+    return {prefix + field.name: field.default for field in dataclasses.fields(options)}
+
+
+def without(defaults: dict[str, object], others: Iterable[str]) -> dict[str, object]:
+    return {name: default for name, default in defaults.items() if name not in others}
+
+
+IN_MEMORY = of_function(trio_watchbus.InMemoryWatchBus)
+ON_REDIS = of_function(trio_watchbus.open_redis_watchbus)
+
+SETTINGS = {
+    "Of a bus": of_fields(Retention, "retention.") | without(IN_MEMORY, ["retention"]),
+    "On Redis also": without(ON_REDIS, IN_MEMORY),
+    "Of a remote bus": of_function(trio_watchbus.open_remote_watchbus),
+    "Of a watch": of_function(WatchRequest),
+    "Of the routes": of_fields(WebOptions),
+    "Of the server": without(of_fields(ServerOptions), of_fields(WebOptions)),
+}
+"""How each part of the page begins that has a table, and what the code has there."""
+
+
+def shown_defaults(part: str) -> dict[str, str]:
+    """What the tables in a part of the page say: each setting with its default."""
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", part, re.MULTILINE)
+    return {name: shown for cell, shown in rows for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def is_default(shown: str, default: object) -> bool:
+    """Whether what the page shows is what the code has."""
+    if shown in WORDS:
+        return default in WORDS[shown]
+    if isinstance(default, str):
+        return shown.strip('`"') == default
+    number, _, unit = shown.partition(" ")
+    return float(number.replace(",", "")) * UNITS[unit] == default
+
+
+@pytest.mark.parametrize("title", SETTINGS)
+def test_every_setting_is_documented_with_its_default(title: str) -> None:
+    begin = "|".join(SETTINGS)
+    parts = re.split(rf"^(?:## )?({begin})\b", page("settings"), flags=re.MULTILINE)
+    assert parts[1::2] == list(SETTINGS)
+    shown = shown_defaults(dict(zip(parts[1::2], parts[2::2], strict=True))[title])
+    assert set(shown) == set(SETTINGS[title])
+    differing = {
+        name: (said, SETTINGS[title][name])
+        for name, said in shown.items()
+        if not is_default(said, SETTINGS[title][name])
+    }
+    assert differing == {}
+
+
+def test_what_all_have_is_the_same_wherever_it_is_set() -> None:
+    """So that the page says it once: of the two buses, and of a watch however it is asked for."""
+    assert {name: ON_REDIS[name] for name in IN_MEMORY} == IN_MEMORY
+    assert set(of_function(WatchRequest)) == set(WatchOptions.__annotations__)
 
 
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:

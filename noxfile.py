@@ -1,4 +1,4 @@
-"""Sessions of nox: alone it runs lint, types, docs and tests; `nox --list` names the rest."""
+"""Sessions of nox: those that it runs alone, and others; `nox --list` names all."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ def wheel_folder(session: nox.Session) -> Path:
     return session.cache_dir / "wheel"
 
 
+def wheel_with(session: nox.Session, extra: str) -> str:
+    """What to tell an installer to get the wheel with an extra."""
+    [wheel] = wheel_folder(session).glob("*.whl")
+    return f"{wheel}[{extra}]" if extra != "none" else str(wheel)
+
+
 def install(session: nox.Session, *groups: str) -> None:
     """Install the wheel with every extra, and these dependency groups."""
-    [wheel] = wheel_folder(session).glob("*.whl")
-    session.install(f"{wheel}[all]", *nox.project.dependency_groups(PYPROJECT, *groups))
+    session.install(wheel_with(session, "all"), *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
 @nox.session(default=False)
@@ -63,6 +68,22 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, warnings being errors."""
     install(session, "docs")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
+
+
+@nox.session(requires=["wheel"])
+@nox.parametrize("extra", ["none", "server", "redis", "client"])
+def extras(session: nox.Session, extra: str) -> None:
+    """Try each extra in an environment where nothing else is; that of the server by uvx too."""
+    session.install(wheel_with(session, extra))
+    session.run("python", "tests/extras/run.py", extra)
+    if extra == "server":
+        session.install("uv")
+        session.run(
+            *("python", "tests/extras/run.py", "--served-by", "uvx", "--python", "python"),
+            # Not one of an earlier build, which has the same name.
+            *("--refresh-package", "trio-watchbus", "--from", wheel_with(session, extra)),
+            "watchbus",
+        )
 
 
 @nox.session(default=False)

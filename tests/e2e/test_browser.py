@@ -1,19 +1,27 @@
-"""A real browser watches, and the server is restarted meanwhile."""
+"""A real browser watches, and the server is restarted meanwhile, or refuses."""
 
 from __future__ import annotations
 
 import signal
 from functools import partial
 
+import hypercorn.trio
 import pytest
 import trio
 from browser import in_browser, needs_chromium
+from hypercorn.config import Config
+from page_blocks import blocks
+from page_session import ROOT
 from playwright.sync_api import Browser, Error
+from quart import abort, request
+from quart_trio import QuartTrio
 from redis_bus.servers import binaries, running
 from restarting import RestartedServer, restarted_server
 from served import Server
 
-from trio_watchbus import RedisWatchBus, open_redis_watchbus
+from trio_watchbus import InMemoryWatchBus, RedisWatchBus, open_redis_watchbus
+from trio_watchbus.testing import FaultProxy
+from trio_watchbus.web import watchbus_blueprint
 
 SCRIPT = """(server) => {
   const seen = { events: [], frames: [] };
@@ -171,3 +179,72 @@ async def test_a_page_has_each_message_once_though_the_server_restarts(
     for messages in seen.values():
         begin = publisher.published.index(messages[0])
         assert messages == publisher.published[begin:]
+
+
+class RefusingApp:
+    """An app with a bus under ``/bus``, whose streams are refused while the app is told to.
+
+    Attributes:
+        bus: the bus.
+        app: the app.
+        refuses: whether a stream is answered 503.
+    """
+
+    def __init__(self) -> None:
+        self.bus = InMemoryWatchBus()
+        self.app = QuartTrio(__name__)
+        self.refuses = True
+        routes = watchbus_blueprint(self.bus)
+        routes.before_request(self._check)
+        self.app.register_blueprint(routes, url_prefix="/bus")
+
+    async def _check(self) -> None:
+        if self.refuses and request.path == "/bus/sse":
+            abort(503)
+
+
+def follow_the_guide(browser: Browser, url: str, app: RefusingApp, proxy: FaultProxy) -> None:
+    """Run the guide's script while `app`, at `url` by way of `proxy`, refuses it twice."""
+    guide = ROOT / "docs/how-to/resume-in-browser.md"
+    [script] = [block.text for block in blocks(guide) if block.language == "javascript"]
+    left_to_the_reader = "// … and show event.data"
+    assert left_to_the_reader in script
+    page = browser.new_page()
+    page.goto(f"{url}/bus/healthz")
+    # It waits for as short as it may.
+    page.add_script_tag(content="Math.random = () => 0; const shown = [];")
+    page.add_script_tag(content=script.replace(left_to_the_reader, "shown.push(event.data);"))
+
+    def wait_for(condition: str) -> None:
+        page.wait_for_function(condition, timeout=MILLISECONDS)
+
+    def publish(data: bytes) -> None:
+        trio.from_thread.run_sync(app.bus.publish_nowait, "orders/1", data)
+
+    wait_for("events.readyState === EventSource.CLOSED")
+    app.refuses = False
+    wait_for("events.readyState === EventSource.OPEN")
+    publish(b"one")
+    wait_for("shown.length === 1")
+    app.refuses = True
+    trio.from_thread.run_sync(proxy.cut)
+    wait_for("events.readyState === EventSource.CLOSED")
+    publish(b"two")
+    app.refuses = False
+    wait_for("shown.length === 2")
+    assert page.evaluate("shown") == ["one", "two"]
+
+
+@needs_chromium
+async def test_the_guides_script_goes_on_where_it_was_though_the_browser_gave_up() -> None:
+    """It is refused at first, and again after its connection broke."""
+    app = RefusingApp()
+    config = Config.from_mapping(bind="127.0.0.1:0", errorlog=None)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        serve = partial(hypercorn.trio.serve, app.app, config, shutdown_trigger=stop.wait)
+        [server] = await nursery.start(serve)
+        async with FaultProxy(("127.0.0.1", int(server.rpartition(":")[2]))) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            await in_browser(partial(follow_the_guide, url=url, app=app, proxy=proxy))
+        stop.set()

@@ -28,7 +28,7 @@ class BusStatistics:
     """What a bus holds in this process now.
 
     Attributes:
-        connected: whether the bus reaches its backend; always true in memory.
+        connected: whether the bus reaches its backend; in memory, whether it is open.
         watches: open watches.
         watched_keys: different keys that they name.
         watched_prefixes: different prefixes that they name.

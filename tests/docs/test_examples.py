@@ -1,14 +1,16 @@
-"""The pages of the examples do in a browser what the examples say, across restarts too."""
+"""The examples do what they say: in a browser, across restarts too, and with wrong arguments."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import trio
 from browser import in_browser, needs_chromium
-from page_session import PageSession, Terminal
+from page_session import EXAMPLES, PageSession, Terminal
 from playwright.sync_api import Browser, Error, Page, expect
 
 LISTENING = "[INFO] Running on http://127.0.0.1"
@@ -146,3 +148,21 @@ async def test_a_chat_begins_again_when_the_server_forgot_everything(tmp_path: P
         expect(page.locator("#state")).to_have_text("live")
 
     await run_example(tmp_path, "chat", drive)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("boss", "invalid choice: 'boss'"),
+        ("bar", "a bar needs the URL of a bus"),
+        ("worker memory://", "a worker needs the URL of a bus"),
+        ("bar localhost:8000", "no bus has such a URL"),
+    ],
+)
+def test_progress_says_what_is_wrong_with_its_arguments(arguments: str, told: str) -> None:
+    command = [sys.executable, str(EXAMPLES / "progress/progress.py"), *arguments.split()]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    *usage, error = done.stderr.splitlines()
+    assert usage[0].startswith("usage: ")
+    assert told in error

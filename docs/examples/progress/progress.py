@@ -6,9 +6,10 @@ in two.
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
-from functools import partial
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
@@ -43,17 +44,32 @@ async def show(bus: WatchBus, task_status: trio.TaskStatus = trio.TASK_STATUS_IG
                 return
 
 
-async def main(role: str = "both", url: str = "memory://") -> None:
+async def play(role: str, opening: AbstractAsyncContextManager[WatchBus]) -> None:
     """Play one role, or both."""
-    async with open_watchbus(url) as bus, trio.open_nursery() as nursery:
+    async with opening as bus, trio.open_nursery() as nursery:
         if role in ("both", "bar"):
             await nursery.start(show, bus)
         if role in ("both", "worker"):
             nursery.start_soon(work, bus)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", nargs="?", choices=("both", "bar", "worker"), default="both")
+    parser.add_argument("url", nargs="?", default="memory://", help="of the bus")
+    options = parser.parse_args()
+    if options.role != "both" and options.url == "memory://":
+        parser.error(f"a {options.role} needs the URL of a bus that other processes reach")
     try:
-        trio.run(partial(main, *sys.argv[1:]))
+        opening = open_watchbus(options.url)
+    except (ValueError, ImportError) as error:
+        parser.error(str(error))
+    try:
+        trio.run(play, options.role, opening)
     except BusUnavailableError as error:
         sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -202,6 +203,30 @@ def test_publishing_is_done_when_all_is_accepted(
     assert row["delivered"] == row["expected"] == 50
     if not rate:
         assert row["latency"]["samples"] == -(-50 // batch)
+
+
+def test_publishing_goes_on_where_a_connection_is_for_one_request_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As behind a proxy that closes connections: the next request goes by another one."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(5):
+            connection, _ = listening.accept()
+            with connection:
+                request = b""
+                while len(request.partition(b"\r\n\r\n")[2]) < LEAST_SIZE:
+                    request += connection.recv(65536)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as threads:
+        listening.settimeout(30)
+        serving = threads.submit(serve, listening)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        [row] = rows_of(capsys, f"publish --bus {url} --connections 1 --messages 5")
+        assert row["delivered"] == 5
+        serving.result()
 
 
 def test_a_table_is_printed_unless_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

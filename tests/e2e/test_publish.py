@@ -145,6 +145,16 @@ async def test_a_batch_is_bounded() -> None:
         assert server.bus.statistics().journal_messages == 0
 
 
+async def test_more_than_a_thousand_requests_on_one_connection(server: Server) -> None:
+    """A program that publishes keeps its connection for as long as it likes."""
+    async with await server.connect() as client:
+        for _ in range(1100):
+            await client.request("/publish?key=a", "POST", b"1")
+            response = await client.response()
+            assert response.status == 200
+            assert "connection" not in response.headers
+
+
 async def test_health(server: Server) -> None:
     """The process answers, and the bus is connected."""
     for target in ("/healthz", "/readyz"):

@@ -230,6 +230,13 @@ MUTANTS = [
         ("tests/e2e/test_bad_input_http.py",),
     ),
     Mutant(
+        "a connection that published a thousand times is closed",
+        HYPERCORN,
+        "    config.keep_alive_max_requests = sys.maxsize\n",
+        "",
+        ("tests/e2e/test_publish.py",),
+    ),
+    Mutant(
         "addresses that are gone are remembered",
         SERVER,
         "                del self._admitted[address]\n",

@@ -279,6 +279,9 @@ def open_streams(
 class Requester:
     """A kept-alive HTTP connection with at most one request under way.
 
+    Where the answer says that the server closes it, as proxies do after so many requests, another
+    one takes its place.
+
     Args:
         server: where to.
         poller: what it is called back by.
@@ -290,7 +293,10 @@ class Requester:
         sent: when it was sent; monotonic clock.
     """
 
-    __slots__ = ("_answered", "_received", "_socket", "busy", "messages", "sent")
+    __slots__ = (
+        *("_answered", "_poller", "_received", "_server", "_socket"),
+        *("busy", "messages", "sent"),
+    )
 
     def __init__(
         self,
@@ -298,14 +304,14 @@ class Requester:
         poller: Poller,
         answered: Callable[[Requester], None] = lambda _: None,
     ) -> None:
-        self._socket = socket.create_connection(server.address, _TIMEOUT)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._server = server
+        self._poller = poller
         self._received = b""
         self._answered = answered
         self.busy = False
         self.messages = 0
         self.sent = 0.0
-        poller.add(self._socket.fileno(), self._read)
+        self._connect()
 
     def send(self, request: bytes, messages: int) -> None:
         """Send a request that carries so many messages."""
@@ -317,6 +323,11 @@ class Requester:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(self._server.address, _TIMEOUT)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poller.add(self._socket.fileno(), self._read)
 
     def _read(self) -> None:
         data = self._socket.recv(_READ_SIZE)
@@ -330,6 +341,10 @@ class Requester:
             raise BenchError(f"the server refused to publish: {received[:300]!r}")
         if len(body) < _content_length(head):
             return
+        if b"\r\nconnection: close" in head.lower():
+            self._poller.remove(self._socket.fileno())
+            self._socket.close()
+            self._connect()
         self._received = b""
         self.busy = False
         self._answered(self)

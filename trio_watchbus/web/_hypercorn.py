@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any, final
 
 import trio
@@ -56,6 +57,8 @@ def make_config(options: ServerOptions, max_frame_size: int) -> Config:
     config.certfile = options.certfile
     config.keyfile = options.keyfile
     config.ssl_handshake_timeout = _HANDSHAKE_SECONDS
+    # A program that publishes keeps its connection for as long as it likes.
+    config.keep_alive_max_requests = sys.maxsize
     config.websocket_max_message_size = max_frame_size
     # Messages and pieces of bodies that wait for the application, of each connection.
     config.max_app_queue_size = 2

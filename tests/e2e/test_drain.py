@@ -132,10 +132,15 @@ async def test_clients_that_do_not_read_are_cut_at_the_end_of_the_grace(
     target: str, stuck: trio.Event
 ) -> None:
     """The server ends, though hypercorn shields what it sends to them."""
-    async with served(grace=0.2) as server, await server.connect(4096) as client:
+    # Nor would the time in which something has to be taken end it here.
+    async with (
+        served(grace=0.2, write_timeout=1000) as server,
+        await server.connect(4096) as client,
+    ):
         await stop_reading(server, client, target, stuck)
         server.stop.set()
-        await server.stopped.wait()
+        with trio.fail_after(SECONDS):
+            await server.stopped.wait()
 
 
 @pytest.mark.parametrize("target", ["/sse?key=a", "/ws?key=a", "/healthz"])

@@ -237,6 +237,13 @@ MUTANTS = [
         ("tests/e2e/test_publish.py",),
     ),
     Mutant(
+        "a client that does not read keeps the server from ending after its grace",
+        SERVER,
+        "                    with trio.move_on_after(options.grace):\n",
+        "                    with trio.move_on_after(options.grace + 60):\n",
+        ("tests/e2e/test_drain.py",),
+    ),
+    Mutant(
         "addresses that are gone are remembered",
         SERVER,
         "                del self._admitted[address]\n",

@@ -10,6 +10,7 @@ import contextlib
 import pytest
 import trio
 import trio.testing
+from quart import Websocket
 from served import (
     BINARY,
     CLOSE,
@@ -77,6 +78,50 @@ async def test_a_bad_handshake_key(server: Server, key: str) -> None:
         await client.upgrade_request("/ws?key=a", **{"Sec-WebSocket-Key": key})
         response = await client.response()
         assert (response.status, response.error) == (400, "invalid_handshake")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_frames_that_come_with_the_handshake(server: Server, path: str) -> None:
+    """The connection is closed without a word: neither an answer nor a frame."""
+    async with await server.connect() as client:
+        await client.send(handshake(path) + frame(TEXT, b"a"))
+        assert await rest(client) == b""
+
+
+async def test_frames_before_the_handshake_is_answered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that come with it, however long the server takes to answer."""
+    accepting = trio.Event()
+
+    async def never_accept(*_: object, **__: object) -> None:
+        accepting.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Websocket, "accept", never_accept)
+    async with await server.connect() as client:
+        await client.send(handshake("/ws?key=a"))
+        await accepting.wait()
+        await client.send(frame(TEXT, b"a"))
+        assert await rest(client) == b""
+
+
+def handshake(path: str) -> bytes:
+    """Return a request for a WebSocket."""
+    protocol = "" if "?" in path else "Sec-WebSocket-Protocol: watchbus.v1\r\n"
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"{protocol}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n\r\n"
+    ).encode()
+
+
+async def rest(client: Client) -> bytes:
+    """Return all that comes until the server closes the connection."""
+    received = b""
+    with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(SECONDS):
+        while data := await client.stream.receive_some():
+            received += data
+    return received
 
 
 @pytest.mark.parametrize("path", PATHS)

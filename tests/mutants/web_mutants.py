@@ -42,6 +42,7 @@ ANSWER = "web/_answer.py"
 HYPERCORN = "web/_hypercorn.py"
 SERVER = "web/_server.py"
 CONNECTION = "web/_connection.py"
+CONNECTION_SERVER = "web/_connection_server.py"
 REQUEST = "_protocol/_requests.py"
 
 MUTANTS = [
@@ -264,6 +265,13 @@ MUTANTS = [
         "        nursery.start_soon(_discard_inbound, connection)\n",
         "",
         SOCKETS,
+    ),
+    Mutant(
+        "frames before the answer to their handshake are answered, and then the handshake is too",
+        CONNECTION_SERVER,
+        "    if isinstance(event, Data) and not stream.handshake.accepted:\n",
+        "    if False:\n",
+        ("tests/e2e/test_bad_input_websocket.py",),
     ),
     Mutant(
         "an empty binary frame ends the connection",

@@ -58,6 +58,7 @@ async def test_a_foreign_origin(server: Server, origin: str) -> None:
     for target, method in (("/sse?key=a", "GET"), ("/publish?key=a", "POST")):
         response = await server.ask(target, method, headers={"Origin": origin})
         assert (response.status, response.error) == (403, "origin_not_allowed")
+        assert "--allowed-origin" in response.json["error"]["detail"]
         assert "access-control-allow-origin" not in response.headers
     assert server.bus.statistics().journal_messages == 0
 

@@ -96,16 +96,21 @@ async def test_ordinary_keys(server: Server, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "target", "allowed"),
-    [("POST", "/sse", "GET, HEAD, OPTIONS"), ("GET", "/publish?key=a", "OPTIONS, POST")],
+    ("method", "target", "allowed", "advice"),
+    [
+        ("POST", "/sse", "GET, HEAD, OPTIONS", "use GET or HEAD"),
+        ("POST", "/ws?key=a", "GET, HEAD, OPTIONS", "use GET or HEAD"),
+        ("GET", "/publish?key=a", "OPTIONS, POST", "use POST"),
+    ],
 )
 async def test_a_method_that_the_route_has_not(
-    server: Server, method: str, target: str, allowed: str
+    server: Server, method: str, target: str, allowed: str, advice: str
 ) -> None:
     """405, with the methods that it has."""
     response = await server.ask(target, method)
     assert (response.status, response.error) == (405, "method_not_allowed")
     assert response.headers["allow"] == allowed
+    assert response.json["error"]["detail"].endswith(f"; {advice}")
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
 
@@ -114,6 +119,8 @@ async def test_an_unknown_route(server: Server) -> None:
     """404, told as every error is."""
     response = await server.ask("/nothing")
     assert (response.status, response.error) == (404, "not_found")
+    detail = "nothing is served at this path; what is: /sse, /ws, /publish, /healthz, /readyz"
+    assert response.json["error"]["detail"] == detail
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-content-type-options"] == "nosniff"
 
@@ -372,6 +379,7 @@ async def test_a_foreign_host(server: Server, host: str) -> None:
     for target in ("/sse?key=a", "/healthz"):
         response = await server.ask(target, headers={"Host": host})
         assert (response.status, response.error) == (403, "host_not_allowed")
+        assert "--allowed-host" in response.json["error"]["detail"]
 
 
 async def test_a_key_given_twice(server: Server) -> None:

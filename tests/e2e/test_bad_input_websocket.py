@@ -59,9 +59,30 @@ async def test_an_unknown_subprotocol(server: Server) -> None:
         assert "sec-websocket-protocol" not in head.headers
 
 
-async def test_no_upgrade(server: Server) -> None:
-    """A plain GET is 400."""
-    assert (await server.ask("/ws?key=a")).status == 400
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_upgrade(server: Server, path: str) -> None:
+    """A plain GET is 426, and told how to come."""
+    headers = {"Sec-WebSocket-Protocol": "watchbus.v1"} if path == "/ws" else {}
+    response = await server.ask(path, headers=headers)
+    assert (response.status, response.error) == (426, "upgrade_required")
+    assert response.headers["upgrade"] == "websocket"
+    assert response.headers["connection"] == "Upgrade"
+    assert "ws:// or wss://" in response.json["error"]["detail"]
+
+
+async def test_no_upgrade_from_elsewhere(server: Server) -> None:
+    """The route is checked as every other: 403."""
+    response = await server.ask("/ws?key=a", headers={"Host": "evil.example"})
+    assert (response.status, response.error) == (403, "host_not_allowed")
+
+
+async def test_a_websocket_of_a_route_that_is_none(server: Server) -> None:
+    """404, with the one that is."""
+    async with await server.connect() as client:
+        await client.upgrade_request("/sse?key=a")
+        response = await client.response()
+        assert (response.status, response.error) == (404, "not_found")
+        assert "/ws" in response.json["error"]["detail"]
 
 
 async def test_an_older_version(server: Server) -> None:

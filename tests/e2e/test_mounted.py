@@ -15,6 +15,7 @@ from served import SECONDS, Server, until
 
 from trio_watchbus import InMemoryWatchBus
 from trio_watchbus.web import WebOptions, create_app, drain, watchbus_blueprint
+from trio_watchbus.web._answer import ROUTES
 
 
 async def test_a_blueprint_on_another_application() -> None:
@@ -38,6 +39,9 @@ async def test_a_blueprint_on_another_application() -> None:
         assert (await server.ask("/")).body == b"mine"
         assert (await server.ask("/sse?key=a")).status == 404
         assert (await server.ask("/bus/sse")).error == "missing_key"
+        response = await server.ask("/bus/ws?key=a")
+        assert (response.status, response.error) == (426, "upgrade_required")
+        assert response.headers["upgrade"] == "websocket"
         assert (await server.ask("/bus/healthz", headers={"Host": "evil.example"})).status == 403
         async with (
             await server.connect() as client,
@@ -125,12 +129,14 @@ async def test_two_buses_on_one_application() -> None:
 async def test_a_whole_application() -> None:
     """`create_app` gives one that any Trio server of ASGI applications can run."""
     bus = InMemoryWatchBus()
-    async with create_app(bus).test_app() as app:
-        client = app.test_client()
+    app = create_app(bus)
+    async with app.test_app() as tested:
+        client = tested.test_client()
         response = await client.post("/publish?key=a", data=b"1")
         assert response.status_code == 200
         assert (await response.get_json())["id"] == bus.position
         assert (await client.get("/nothing")).status_code == 404
+    assert {rule.rule for rule in app.url_map.iter_rules()} == set(ROUTES)
 
 
 def test_what_is_not_a_bus_s_routes_is_not_drained() -> None:

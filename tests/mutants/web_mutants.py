@@ -303,6 +303,13 @@ MUTANTS = [
         ("tests/e2e/test_websocket.py",),
     ),
     Mutant(
+        "a plain request for a WebSocket is not told how to come",
+        ROUTES,
+        '        self.add_url_rule("/ws", view_func=self._ws_without_upgrade, methods=["GET"])\n',
+        "",
+        ("tests/e2e/test_bad_input_websocket.py",),
+    ),
+    Mutant(
         "a client that answers no ping is kept for minutes",
         HYPERCORN,
         "_PONG_SECONDS = 5.0\n",

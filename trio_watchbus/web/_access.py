@@ -47,7 +47,10 @@ class AccessPolicy:
         # A page cannot have the browser name an address that it is not at, only a name of its own.
         if name not in self._hosts and (server is None or name != server[0]):
             raise Refusal(
-                403, "host_not_allowed", "this server does not go by that name (header Host)"
+                403,
+                "host_not_allowed",
+                "this server does not go by that name (header Host); allow it with allowed_hosts"
+                " (--allowed-host)",
             )
         if origin is not None and not self._is_same(origin, host):
             self._check_foreign(origin)
@@ -65,7 +68,12 @@ class AccessPolicy:
 
     def _check_foreign(self, origin: str) -> None:
         if origin.lower() not in self._origins:
-            raise Refusal(403, "origin_not_allowed", "pages of that origin may not use this server")
+            raise Refusal(
+                403,
+                "origin_not_allowed",
+                "pages of that origin may not use this server; allow it with allowed_origins"
+                " (--allowed-origin)",
+            )
 
     @staticmethod
     def _is_same(origin: str, host: str) -> bool:

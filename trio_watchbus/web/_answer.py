@@ -6,12 +6,15 @@ import logging
 from typing import NamedTuple
 
 import msgspec
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import WebsocketMismatch
 
 from ._refusal import RETRY_AFTER, Refusal, refusal_of
 
 STATUS = "trio_watchbus.status"
 """Where the scope of a request holds the status that it was answered with."""
+
+ROUTES = ("/sse", "/ws", "/publish", "/healthz", "/readyz")
 
 logger = logging.getLogger("trio_watchbus.web")
 
@@ -48,14 +51,14 @@ def error_answer(error: Exception) -> Answer:
     refusal = refusal_of(error)
     if refusal is None:
         if isinstance(error, HTTPException) and error.code is not None:
-            refusal = Refusal(
-                error.code, error.name.lower().replace(" ", "_"), error.description or error.name
-            )
+            refusal = _refusal_of_framework(error, error.code)
             if isinstance(error, MethodNotAllowed):
                 headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
         else:
             logger.error("a request failed", exc_info=error)
             refusal = Refusal(500, "internal", "a fault of the server; it has been logged")
+    if refusal.status == 426:
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     if refusal.code == "ambiguous_body":
         # What a proxy before this server took for the next request may be in it.
         headers["Connection"] = "close"
@@ -64,3 +67,17 @@ def error_answer(error: Exception) -> Answer:
     return json_answer(
         {"error": {"code": refusal.code, "detail": refusal.detail}}, refusal.status, headers
     )
+
+
+def _refusal_of_framework(error: HTTPException, status: int) -> Refusal:
+    """Return what the framework refused, and what to do where that is known."""
+    if isinstance(error, WebsocketMismatch):
+        return Refusal(404, "not_found", "no WebSocket is served at this path; /ws is one")
+    detail = error.description or error.name
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        # What every route takes is not what it is for.
+        methods = sorted({*error.valid_methods} - {"OPTIONS"})
+        detail = f"this route does not take that method; use {' or '.join(methods)}"
+    elif isinstance(error, NotFound) and error.description == NotFound.description:
+        detail = f"nothing is served at this path; what is: {', '.join(ROUTES)}"
+    return Refusal(status, error.name.lower().replace(" ", "_"), detail)

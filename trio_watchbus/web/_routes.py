@@ -66,6 +66,8 @@ class WatchBusBlueprint(Blueprint):
         self.add_url_rule("/healthz", view_func=self._healthz, methods=["GET"])
         self.add_url_rule("/readyz", view_func=self._readyz, methods=["GET"])
         self.add_websocket("/ws", view_func=self._ws)
+        # Else the framework answers, on an application that is not ours in its own way.
+        self.add_url_rule("/ws", view_func=self._ws_without_upgrade, methods=["GET"])
         self.before_request(self._check_request)
         self.before_websocket(self._check_websocket)
         self.after_request(self._add_headers)
@@ -175,6 +177,15 @@ class WatchBusBlueprint(Blueprint):
             logger.exception("a WebSocket connection failed")
             ending = CloseConnection(CloseCode.FAULT, "a fault of the server")
         await connection.close(ending.code, ending.reason)
+
+    async def _ws_without_upgrade(self) -> Response:
+        _check_http_version(request.http_version)
+        raise Refusal(
+            426,
+            "upgrade_required",
+            "this is a WebSocket route: connect with ws:// or wss://; a proxy in between has to"
+            " pass on the headers Upgrade and Connection",
+        )
 
     async def _publish(self) -> Response:
         return _response(

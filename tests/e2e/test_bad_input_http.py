@@ -425,7 +425,9 @@ async def test_http_2_by_prior_knowledge(server: Server, before: bytes) -> None:
             + bytes.fromhex("010500000001")
             + block
         )
-        await client.read_until(b"HTTP/1.1 505 ")
+        response = await client.response()
+        assert (response.status, response.error) == (505, "http_version")
+        assert response.headers["connection"] == "close"
 
 
 async def test_an_offer_to_change_to_http_2(server: Server) -> None:

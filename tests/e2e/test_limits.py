@@ -15,9 +15,13 @@ from trio_watchbus.web._listen import Bind, open_socket
 
 
 @pytest.mark.parametrize(
-    ("limit", "status"), [("max_connections", 503), ("max_connections_per_address", 429)]
+    ("limit", "status", "error"),
+    [
+        ("max_connections", 503, "server_full"),
+        ("max_connections_per_address", 429, "too_many_connections"),
+    ],
 )
-async def test_one_connection_too_many(limit: str, status: int) -> None:
+async def test_one_connection_too_many(limit: str, status: int, error: str) -> None:
     """It is told so and when to try again; when another one has ended there is room."""
     options: dict[str, Any] = {limit: 2}
     async with served(**options) as server, AsyncExitStack() as stack:
@@ -26,10 +30,19 @@ async def test_one_connection_too_many(limit: str, status: int) -> None:
             await client.stream_events("/sse?key=a")
         refused = await stack.enter_async_context(await server.connect())
         await refused.request("/sse?key=a")
-        head = await refused.head()
-        assert head.status == status
-        assert int(head.headers["retry-after"]) >= 1
-        await refused.is_closed()
+        response = await refused.response()
+        assert (response.status, response.error) == (status, error)
+        assert set(response.json["error"]) == {"code", "detail"}
+        assert int(response.headers.pop("retry-after")) >= 1
+        assert response.headers == {
+            "content-type": "application/json",
+            "content-length": str(len(response.body)),
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+            "connection": "close",
+        }
+        with pytest.raises(EOFError):
+            await refused.read(1)
         assert server.watches == 2
         for client in clients:
             client.vanish()

@@ -219,9 +219,16 @@ MUTANTS = [
     Mutant(
         "an answer of 503 says not when to try again",
         ANSWER,
-        "    if refusal.status == 503:\n",
+        "    if refusal.status in (429, 503):\n",
         "    if False:\n",
         ("tests/e2e/test_redis_down.py",),
+    ),
+    Mutant(
+        "a connection too many is answered without a word of JSON",
+        ANSWER,
+        '    return "\\r\\n".join([*lines, "", ""]).encode() + answer.body\n',
+        '    return "\\r\\n".join([*lines, "", ""]).encode()\n',
+        ("tests/e2e/test_limits.py",),
     ),
     Mutant(
         "each answer says what serves it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import NamedTuple
 
 import msgspec
@@ -62,11 +63,27 @@ def error_answer(error: Exception) -> Answer:
     if refusal.code == "ambiguous_body":
         # What a proxy before this server took for the next request may be in it.
         headers["Connection"] = "close"
-    if refusal.status == 503:
+    if refusal.status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER)
     return json_answer(
         {"error": {"code": refusal.code, "detail": refusal.detail}}, refusal.status, headers
     )
+
+
+def last_answer(refusal: Refusal) -> bytes:
+    """Return the bytes that answer a client with `refusal` over HTTP/1.1, and say it is the end."""
+    answer = error_answer(refusal)
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(answer.body)),
+        **answer.headers,
+        "Connection": "close",
+    }
+    lines = [
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + answer.body
 
 
 def _refusal_of_framework(error: HTTPException, status: int) -> Refusal:

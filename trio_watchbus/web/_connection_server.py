@@ -12,9 +12,10 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 
-_ANSWER = (
-    b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-)
+from ._answer import last_answer
+from ._refusal import Refusal
+
+_ANSWER = last_answer(Refusal(505, "http_version", "this server speaks HTTP/1.1 alone"))
 
 
 class OtherHttpVersionError(Exception):

@@ -20,21 +20,30 @@ from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
 from ..abc import WatchBus
+from ._answer import last_answer
 from ._app import app_of
 from ._client import CLIENT, ClientStream
 from ._connection_server import ConnectionServer, OtherHttpVersionError
 from ._hypercorn import WebSocketGuard, make_config
 from ._listen import Bind, open_socket, url_of
 from ._options import ServerOptions
+from ._refusal import Refusal
 from ._routes import WatchBusBlueprint
 from ._session import max_frame_size
 
 logger = logging.getLogger("trio_watchbus.web")
 
-_REFUSALS = {
-    503: b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n",
-    429: b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\n",
-}
+_FULL = last_answer(
+    Refusal(503, "server_full", "this server has as many connections as it takes; try again later")
+)
+_TOO_MANY = last_answer(
+    Refusal(
+        429,
+        "too_many_connections",
+        "your address has as many connections to this server as it may; close one, or try again"
+        " later",
+    )
+)
 
 
 async def serve(
@@ -174,10 +183,10 @@ class _Clients:
     async def _admit(self, client: ClientStream) -> None:
         address = client.address
         if self._count >= self._options.max_connections:
-            await _refuse(client, 503)
+            await _refuse(client, _FULL)
             return
         if self._admitted[address] >= self._options.max_connections_per_address:
-            await _refuse(client, 429)
+            await _refuse(client, _TOO_MANY)
             return
         self._count += 1
         self._admitted[address] += 1
@@ -204,13 +213,11 @@ class _Clients:
             client.cut()
 
 
-async def _refuse(client: ClientStream, status: int) -> None:
-    """Answer with `status`, whatever is asked, without a look at it."""
+async def _refuse(client: ClientStream, answer: bytes) -> None:
+    """Send `answer`, whatever is asked, without a look at it."""
     try:
         # Over TLS, a handshake would cost more than what is refused.
         if not client.is_tls:
-            await client.send_all(
-                _REFUSALS[status] + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-            )
+            await client.send_all(answer)
     finally:
         await client.aclose()

@@ -199,6 +199,7 @@ async def test_a_port_that_is_taken() -> None:
         ("--heartbeat x", 2, "--heartbeat"),
         ("--grace -1", 2, "grace"),
         ("--max-keys 0", 2, "max_keys"),
+        ("--allowed-host https://shop.example/", 2, "without https://"),
         ("--allowed-origin foo", 2, "--allowed-origin"),
         ("--certfile /dev/null", 2, "keyfile"),
         ("--certfile /absent --keyfile /absent", 2, "--certfile"),

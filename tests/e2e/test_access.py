@@ -25,6 +25,15 @@ async def test_an_allowed_host() -> None:
         assert (await server.ask("/healthz", headers={"Host": "example"})).status == 403
 
 
+@pytest.mark.parametrize("allowed", ["2001:db8::1", "[2001:DB8::1]"])
+async def test_an_allowed_address_of_ipv6(allowed: str) -> None:
+    """In the header it is in brackets; where it is allowed it may be."""
+    async with served(allowed_hosts=[allowed]) as server:
+        for host in ("[2001:db8::1]", "[2001:DB8::1]:443"):
+            assert (await server.ask("/healthz", headers={"Host": host})).status == 200
+        assert (await server.ask("/healthz", headers={"Host": "[2001:db8::2]"})).status == 403
+
+
 async def test_the_name_that_was_bound() -> None:
     """The server goes by the name that it was told to listen at."""
     async with served(bind="localhost:0") as server:

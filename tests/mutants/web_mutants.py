@@ -35,6 +35,7 @@ LOSS = "web/_loss.py"
 QUERY = "web/_query.py"
 BATCH = "web/_batch.py"
 ACCESS = "web/_access.py"
+OPTIONS = "web/_options.py"
 RAW = "web/_raw.py"
 PLAIN = "web/_plain.py"
 ROUTES = "web/_routes.py"
@@ -187,6 +188,20 @@ MUTANTS = [
         "        if name not in self._hosts and (server is None or name != server[0]):\n",
         "        if False:\n",
         (*REQUESTS, *SOCKETS),
+    ),
+    Mutant(
+        "a host that no request can name is taken",
+        OPTIONS,
+        "            if not _is_host(host):\n",
+        "            if False:\n",
+        ("tests/web/test_options.py",),
+    ),
+    Mutant(
+        "an address in brackets is allowed and never recognised",
+        ACCESS,
+        'host.strip("[]").lower()',
+        "host.lower()",
+        ("tests/e2e/test_access.py",),
     ),
     Mutant(
         "a page of another origin is served",

@@ -19,6 +19,13 @@ from trio_watchbus.web._listen import Bind, open_socket, url_of
         (WebOptions, {"max_keys": 0}, ValueError),
         (WebOptions, {"max_batch_messages": -1}, ValueError),
         (WebOptions, {"allowed_hosts": "a"}, TypeError),
+        (WebOptions, {"allowed_hosts": ["https://shop.example/"]}, ValueError),
+        (WebOptions, {"allowed_hosts": ["https://shop.example"]}, ValueError),
+        (WebOptions, {"allowed_hosts": ["shop.example", "shop.example/"]}, ValueError),
+        (WebOptions, {"allowed_hosts": ["shop.example:443"]}, ValueError),
+        (WebOptions, {"allowed_hosts": ["[::1]:443"]}, ValueError),
+        (WebOptions, {"allowed_hosts": ["*.example"]}, ValueError),
+        (WebOptions, {"allowed_hosts": [""]}, ValueError),
         (WebOptions, {"allowed_origins": ["foo"]}, ValueError),
         (WebOptions, {"allowed_origins": ["https://shop.example", ""]}, ValueError),
         (WebOptions, {"allowed_origins": ["*"]}, ValueError),
@@ -50,6 +57,14 @@ def test_options_out_of_range(
 def test_an_origin(origin: str) -> None:
     """A scheme and a host, with or without a port."""
     assert WebOptions(allowed_origins=[origin]).allowed_origins == [origin]
+
+
+@pytest.mark.parametrize(
+    "host", ["shop.example", "Shop_1", "192.0.2.1", "2001:db8::1", "[2001:DB8::1]", "fe80::1%eth0"]
+)
+def test_a_host(host: str) -> None:
+    """A name or an address, in brackets or not."""
+    assert WebOptions(allowed_hosts=[host]).allowed_hosts == [host]
 
 
 @pytest.mark.parametrize(

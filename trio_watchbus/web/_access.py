@@ -29,7 +29,8 @@ class AccessPolicy:
     """Which hosts and origins are allowed."""
 
     def __init__(self, options: WebOptions) -> None:
-        self._hosts = _LOOPBACK | {host.lower() for host in options.allowed_hosts}
+        # An address of IPv6 may be in brackets, as it is in the header.
+        self._hosts = _LOOPBACK | {host.strip("[]").lower() for host in options.allowed_hosts}
         self._origins = frozenset(origin.lower() for origin in options.allowed_origins)
 
     def check(self, host: str, origin: str | None, server: tuple[str, Any] | None) -> None:

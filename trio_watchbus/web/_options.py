@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 # As browsers send it in the header: nothing else would ever be equal to one.
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?", re.IGNORECASE)
+
+_NAME = re.compile(r"[^\s/?#@:\[\]*]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +20,10 @@ class WebOptions:
     Attributes:
         heartbeat: seconds after which an idle stream says something, so that both sides notice
             when the other has gone; more than 0. Proxies commonly cut what is idle for 30 to 60.
-        allowed_hosts: names that requests may have in ``Host``, beside those of the loopback
-            interface and the address that the connection came in on. A page elsewhere whose
-            name an attacker points at this server is refused by this.
+        allowed_hosts: names and addresses (``shop.example``) that requests may have in ``Host``,
+            with any port, beside those of the loopback interface and the address that the
+            connection came in on. A page elsewhere whose name an attacker points at this server
+            is refused by this.
         allowed_origins: origins (``https://shop.example``), beside the server's own, of pages
             that may use the routes.
         max_keys: keys and prefixes that one request or watch may name, at least 1.
@@ -50,6 +54,13 @@ class WebOptions:
         for name in ("allowed_hosts", "allowed_origins"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a collection of str; put the one into a list")
+        for host in self.allowed_hosts:
+            if not _is_host(host):
+                raise ValueError(
+                    "one of the allowed_hosts (--allowed-host) is no host: it must be a name or an"
+                    " address, as shop.example, without https://, without a port and without /,"
+                    f" not {host!r}"
+                )
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -94,6 +105,17 @@ class ServerOptions(WebOptions):
             raise ValueError(f"grace must be at least 0 seconds, not {self.grace}")
         if (self.certfile is None) != (self.keyfile is None):
             raise ValueError("certfile and keyfile go together: give both, or neither")
+
+
+def _is_host(text: str) -> bool:
+    """Whether the header ``Host`` can name it: else it would never be equal to one."""
+    if ":" not in text:
+        return _NAME.fullmatch(text) is not None
+    try:
+        ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _check_seconds(options: object, name: str) -> None:

@@ -28,9 +28,10 @@ def open_watchbus(url: str, **options: Any) -> AbstractAsyncContextManager[Watch
     if not isinstance(url, str):
         raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
     # Not by urlsplit, whose errors quote a password that may be there.
-    scheme = url.partition("://")[0].lower()
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower() if separator else ""
     if scheme == "memory":
-        if url != "memory://":
+        if rest:
             raise ValueError("memory:// takes nothing after it; pass options as arguments")
         return InMemoryWatchBus(**options)
     if scheme in ("redis", "rediss", "unix"):

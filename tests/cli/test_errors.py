@@ -53,12 +53,20 @@ def test_no_value_of_a_query_is_left(secret: str) -> None:
         (BusUnavailableError("a: no bus there (404)"), "a: no bus there (404); check --bus"),
         (ExceptionGroup("", [BusUnavailableError("a")]), "a; check --bus"),
         (PublishUnknownError("Connection refused", idempotency_key="k"), "Connection refused"),
-        (HistoryLostError("future", "e-1"), str(HistoryLostError("future", "e-1"))),
+        (PublishUnknownError("gone", idempotency_key="k"), "gone"),
+        (ValueError("a key is too long"), "a key is too long"),
     ],
-    ids=["refused", "other", "group", "unknown", "no-matter-of-the-bus"],
+    ids=["refused", "other", "group", "unknown", "gone", "no-matter-of-the-bus"],
 )
 def test_to_start_the_bus_is_advised_where_nothing_listens_alone(
     error: Exception, said: str
 ) -> None:
     message = failure_of(error).message
     assert message == said or message.startswith(f"{said} name another with --bus")
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_who_cannot_resume_is_told_from_where_they_can(group: bool) -> None:
+    lost = HistoryLostError("future", "e-1")
+    error = ExceptionGroup("", [lost]) if group else lost
+    assert failure_of(error).message == f"{lost}; leave out --after, or give --after e-1"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from command import SECONDS, WATCHBUS, Running, command, running
 from redis_bus.servers import binaries, free_port
 from redis_bus.servers import running as running_redis
@@ -188,22 +189,25 @@ async def test_a_port_that_is_taken() -> None:
         ("--bind nowhere", 2, "host:port"),
         ("--bind 127.0.0.1:99999", 2, "host:port"),
         ("--bind ::1:80", 2, "brackets"),
-        ("--bind 0.0.0.0:0", 2, "--allow-anonymous"),
+        ("--bind 0.0.0.0:0", 2, "allow it with --allow-anonymous (see"),
         ("--bind absent.invalid:0", 1, "choose another with --bind"),
         ("--bus ftp://user:secret@there", 2, "--bus"),
-        ("--bus memory://there", 2, "--bus"),
+        ("--bus memory://there", 2, "takes nothing after it"),
+        ("--bus memory", 2, "starts with memory://"),
+        ("--bus memory:", 2, "starts with memory://"),
         ("--bus redis://user:secret@there:port", 2, "--bus"),
         ("--workers 0", 2, "--workers"),
         ("--workers 2", 2, "--workers 1"),
+        ("--workers 2 --bus MEMORY://", 2, "--workers 1"),
         ("--heartbeat 0", 2, "heartbeat"),
         ("--heartbeat x", 2, "--heartbeat"),
         ("--grace -1", 2, "grace"),
         ("--max-keys 0", 2, "max_keys"),
-        ("--allowed-host https://shop.example/", 2, "without https://"),
-        ("--allowed-origin foo", 2, "--allowed-origin"),
+        ("--allowed-host https://shop.example/", 2, "what --allowed-host names must be a name"),
+        ("--allowed-origin foo", 2, "what --allowed-origin names must be scheme"),
         ("--certfile /dev/null", 2, "keyfile"),
         ("--certfile /absent --keyfile /absent", 2, "--certfile"),
-        ("--certfile /etc/passwd --keyfile /etc/passwd", 1, "TLS"),
+        ("--certfile /etc/passwd --keyfile /etc/passwd", 1, "the one is no PEM certificate"),
         ("--unknown", 2, "--unknown"),
         ("redis://user:secret@there", 2, "unexpected"),
     ],
@@ -218,6 +222,17 @@ def test_bad_options(
     assert err.count("\n") == 1
     assert "secret" not in err
     assert out == ""
+
+
+def test_a_key_of_another_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 1, and what is wrong."""
+    authority = trustme.CA()
+    ours, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    ours.cert_chain_pems[0].write_to_path(certificate)
+    other.private_key_pem.write_to_path(key)
+    assert run(["serve", "--certfile", str(certificate), "--keyfile", str(key)]) == 1
+    assert "the key is not that of the certificate" in capsys.readouterr().err
 
 
 async def test_arguments_that_are_not_utf8() -> None:

@@ -244,6 +244,8 @@ async def test_a_limit_of_the_server_is_said() -> None:
 async def test_a_position_that_is_lost_is_said() -> None:
     async with served() as server:
         ended = await command("watch", "a", "--after", "other-1", "--bus", server.url)
+        oldest = server.bus.position
     assert ended.status == 1
     assert "cannot resume" in ended.err
+    assert ended.err.endswith(f"; leave out --after, or give --after {oldest}\n")
     assert ended.err.count("\n") == 1

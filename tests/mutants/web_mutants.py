@@ -42,6 +42,7 @@ ROUTES = "web/_routes.py"
 ANSWER = "web/_answer.py"
 HYPERCORN = "web/_hypercorn.py"
 SERVER = "web/_server.py"
+SERVE = "_cli/_serve.py"
 CONNECTION = "web/_connection.py"
 CONNECTION_SERVER = "web/_connection_server.py"
 REQUEST = "_protocol/_requests.py"
@@ -202,6 +203,13 @@ MUTANTS = [
         'host.strip("[]").lower()',
         "host.lower()",
         ("tests/e2e/test_access.py",),
+    ),
+    Mutant(
+        "each of two workers has a bus in memory, if its scheme is in capitals",
+        SERVE,
+        'bus_url.lower().startswith("memory:")',
+        'bus_url.startswith("memory:")',
+        ("tests/cli/test_serve.py::test_bad_options",),
     ),
     Mutant(
         "a page of another origin is served",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-from .._errors import BusUnavailableError, PublishUnknownError
+from .._errors import BusUnavailableError, HistoryLostError, PublishUnknownError
 
 # Up to the last @, as a password may have some; spaces too.
 _USER = re.compile(r"(?<=://)[^/?#]*@")
@@ -48,7 +48,7 @@ def blaming(option: str) -> Iterator[None]:
 def failure_of(error: BaseException) -> CommandError:
     """Return what is said of `error`, or of the first one in a group of them.
 
-    With what to do where the bus cannot be used.
+    With what to do where the bus cannot be used, or not from where it was to be.
     """
     text = one_line(error)
     first = next(_leaves(error))
@@ -57,6 +57,8 @@ def failure_of(error: BaseException) -> CommandError:
         hint = "start it, or name another with --bus" if refused else "check --bus"
         # What a backend says may be a sentence of its own.
         text = f"{text.rstrip('.')}; {hint}"
+    elif isinstance(first, HistoryLostError):
+        text = f"{text}; leave out --after, or give --after {first.oldest}"
     return CommandError(text)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -84,7 +86,7 @@ def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
         options = ServerOptions(**settings)
         place = Bind.parse(bind)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_by_flag(error)) from None
     check_bus_url(bus_url, workers)
     check_tls(options)
     log_to_stderr(options)
@@ -100,7 +102,7 @@ def check_bus_url(bus_url: str, workers: int) -> None:
     """Return if that many workers can serve the bus of this URL."""
     with blaming("--bus"):
         open_watchbus(bus_url)
-    if workers > 1 and bus_url.startswith("memory:"):
+    if workers > 1 and bus_url.lower().startswith("memory:"):
         raise click.UsageError(
             f"a bus in memory is one process's, and each of {workers} workers would have its own:"
             " give a --bus that they share, as redis://127.0.0.1, or --workers 1"
@@ -120,7 +122,12 @@ def listen(place: Bind, options: ServerOptions) -> socket.socket:
             f"cannot listen on {place.host}:{place.port}: {reason}; {hint} another with --bind"
         ) from None
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_by_flag(error)) from None
+
+
+def _by_flag(error: ValueError) -> str:
+    """Return what `error` says, with the option alone where it names a setting and its option."""
+    return re.sub(r"\w+ \((--[a-z-]+)\)", r"\1", str(error))
 
 
 def check_tls(options: ServerOptions) -> None:
@@ -128,8 +135,15 @@ def check_tls(options: ServerOptions) -> None:
     try:
         make_config(options, 0).create_ssl_context()
     except OSError as error:
+        if not isinstance(error, ssl.SSLError):
+            reason = one_line(error)
+        elif error.reason == "KEY_VALUES_MISMATCH":
+            reason = "the key is not that of the certificate"
+        else:
+            # What OpenSSL says of either file is "PEM lib".
+            reason = "the one is no PEM certificate, or the other no PEM key"
         raise CommandError(
-            f"cannot serve TLS with {options.certfile} and {options.keyfile}: {one_line(error)}"
+            f"cannot serve TLS with {options.certfile} and {options.keyfile}: {reason}"
         ) from None
 
 

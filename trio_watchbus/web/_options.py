@@ -57,15 +57,14 @@ class WebOptions:
         for host in self.allowed_hosts:
             if not _is_host(host):
                 raise ValueError(
-                    "one of the allowed_hosts (--allowed-host) is no host: it must be a name or an"
-                    " address, as shop.example, without https://, without a port and without /,"
-                    f" not {host!r}"
+                    "what allowed_hosts (--allowed-host) names must be a name or an address, as"
+                    f" shop.example, without https://, without a port and without /, not {host!r}"
                 )
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    "one of the allowed_origins (--allowed-origin) is no origin: it must be"
-                    f" scheme://host or scheme://host:port, as https://shop.example, not {origin!r}"
+                    "what allowed_origins (--allowed-origin) names must be scheme://host or"
+                    f" scheme://host:port, as https://shop.example, not {origin!r}"
                 )
 
 

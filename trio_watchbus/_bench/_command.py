@@ -94,7 +94,9 @@ def bench() -> None:
 
     Prints a row for each size and rate: what was delivered and what was lost, how much a second,
     how long it took from publish to delivery (sampled), and how much of one processor and of
-    memory the process of the bus or server took; of one that it did not start, nothing is known.
+    memory the process of the bus or server took. A - stands for what is not known: all of a
+    process that it did not start, and the processor's share where a row took less than half a
+    second.
     """
 
 

@@ -15,7 +15,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from ._answer import last_answer
 from ._refusal import Refusal
 
-_ANSWER = last_answer(Refusal(505, "http_version", "this server speaks HTTP/1.1 alone"))
+_ANSWER = last_answer(Refusal(505, "http_version", "this server speaks HTTP/1.0 and 1.1 alone"))
 
 
 class OtherHttpVersionError(Exception):

@@ -263,7 +263,7 @@ def _chunk_sender(asked: Request) -> Callable[[bytes], Awaitable[None]] | None:
 def _check_http_version(version: str) -> None:
     # Over HTTP/2, what a client does not read would pile up here: hypercorn waits for no window.
     if version not in ("1.0", "1.1"):
-        raise Refusal(505, "http_version", "streams are served over HTTP/1.1 alone")
+        raise Refusal(505, "http_version", "streams are served over HTTP/1.0 and 1.1 alone")
 
 
 async def _read_body(limit: int) -> bytes:

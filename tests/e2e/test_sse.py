@@ -254,3 +254,18 @@ async def test_httpx_sse_reads_the_stream(server: Server) -> None:
         (message_id, "message", "two\nlines"),
         (message_id, "end", '{"reason":"shutdown"}'),
     ]
+
+
+async def test_a_stream_over_http_1_0(server: Server) -> None:
+    """It comes as it is, without chunks, and ends with the connection."""
+    async with await server.connect() as client:
+        await client.send(b"GET /sse?key=a HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head = await client.head()
+        assert head.status == 200
+        assert "transfer-encoding" not in head.headers
+        await client.read_until(b"\n\n")
+        position = await server.bus.publish("a", b"1")
+        assert await client.read_until(b"\n\n") == f"id: {position}\ndata: 1\n\n".encode()
+        server.stop.set()
+        await client.read_until(b"event: end\n")
+        await client.is_closed()

@@ -33,8 +33,15 @@ MUTANTS = [
     Mutant(
         "the bus of the fixture stays open",
         "testing/plugin.py",
-        "    bus.close()\n",
-        "",
+        "    finally:\n        bus.close()\n",
+        "    finally:\n        pass\n",
+        TESTS,
+    ),
+    Mutant(
+        "the bus of the fixture stays open where a watch was left",
+        "testing/plugin.py",
+        "    try:\n        yield bus\n        assert_no_watches([bus])\n    finally:\n",
+        "    yield bus\n    assert_no_watches([bus])\n    if bus:\n",
         TESTS,
     ),
     Mutant(

@@ -29,7 +29,9 @@ async def check_watchbus(factory: WatchBusFactory) -> None:
             `WatchBus`, or several onto one log as in processes of their own.
 
     Raises:
-        AssertionError: the bus breaks a promise; a note names it.
+        AssertionError: the bus breaks a promise, or hangs; it or a note of it names the promise.
+        Exception: an error that the bus should not have raised, as it came, with such a note; a
+            group of errors where it came from a task of a check or of `factory`.
 
     A cancel leaves the bus of the check that runs, as its context manager does.
     """

@@ -24,6 +24,8 @@ def watchbus() -> Iterator[InMemoryWatchBus]:
     For tests under any runner of Trio, under its autojump clock too.
     """
     bus = InMemoryWatchBus()
-    yield bus
-    assert_no_watches([bus])
-    bus.close()
+    try:
+        yield bus
+        assert_no_watches([bus])
+    finally:
+        bus.close()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,18 @@ import pytest
 import trio
 import trio.testing
 
-from trio_watchbus import BusStatistics, InMemoryWatchBus, Message, Retention
+from trio_watchbus import (
+    BusStatistics,
+    HistoryLostError,
+    InMemoryWatchBus,
+    Message,
+    Retention,
+    WatchLaggedError,
+    WatchStatistics,
+)
 from trio_watchbus._core._watch import BufferedWatch
 from trio_watchbus._request import WatchRequest
-from trio_watchbus.abc import Publication, WatchBus
+from trio_watchbus.abc import Publication, Watch, WatchBus
 from trio_watchbus.testing import (
     WATCHBUS_CHECKS,
     assert_nothing_left,
@@ -67,8 +75,37 @@ class Wrapped(WatchBus):
     def close(self) -> None:
         self.inner.close()
 
-    async def open_watch(self, request: WatchRequest) -> BufferedWatch:
+    async def open_watch(self, request: WatchRequest) -> Watch:
         return await self.inner.open_watch(request)
+
+
+class WrappedWatch(Watch):
+    """A watch that leaves everything to another; here to have its parts replaced."""
+
+    def __init__(self, inner: BufferedWatch) -> None:
+        self.inner = inner
+
+    async def receive(self) -> Message:
+        return await self.inner.receive()
+
+    async def __anext__(self) -> Message:
+        return await self.inner.__anext__()
+
+    def receive_nowait(self) -> Message:
+        return self.inner.receive_nowait()
+
+    async def receive_batch(self, max_messages: int | None = None) -> list[Message]:
+        return await self.inner.receive_batch(max_messages)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    @property
+    def position(self) -> str:
+        return self.inner.position
+
+    def statistics(self) -> WatchStatistics:
+        return self.inner.statistics()
 
 
 class ForgetsIdempotencyKeys(Wrapped):
@@ -153,6 +190,123 @@ class LeavesATask(Wrapped):
         return await self.inner.publish(key, data, idempotency_key=idempotency_key)
 
 
+def with_watches(watch: type[WrappedWatch]) -> type[Wrapped]:
+    """A bus whose watches are of a class of their own."""
+
+    class WithWatches(Wrapped):
+        async def open_watch(self, request: WatchRequest) -> Watch:
+            return watch(await self.inner.open_watch(request))
+
+    return WithWatches
+
+
+def hiding_losses(function: str) -> type[Wrapped]:
+    """A bus whose watches have one function that goes on after a loss without a word."""
+
+    async def receive(watch: WrappedWatch, *args: int | None) -> Any:
+        while True:
+            with suppress(WatchLaggedError):
+                return await getattr(watch.inner, function)(*args)
+
+    return with_watches(type("HidesLosses", (WrappedWatch,), {function: receive}))
+
+
+class HidesLossesNow(WrappedWatch):
+    def receive_nowait(self) -> Message:
+        while True:
+            with suppress(WatchLaggedError):
+                return super().receive_nowait()
+
+
+def without_turns(function: str) -> type[Wrapped]:
+    """A bus whose watches have one function that lets nobody else run while messages wait."""
+
+    async def receive(watch: WrappedWatch, *args: int | None) -> Any:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not watch.inner.statistics().buffered:
+            return await getattr(watch.inner, function)(*args)
+        message = watch.inner.receive_nowait()
+        return [message] if function == "receive_batch" else message
+
+    return with_watches(type("LetsNobodyRun", (WrappedWatch,), {function: receive}))
+
+
+class StaysAtItsLastMessage(WrappedWatch):
+    last: str | None = None
+
+    async def receive(self) -> Message:
+        message = await self.inner.receive()
+        self.last = message.id
+        return message
+
+    @property
+    def position(self) -> str:
+        return self.inner.position if self.last is None else self.last
+
+
+class ClosesWithoutACheckpoint(WrappedWatch):
+    async def aclose(self) -> None:
+        self.close()
+
+
+class StaysOpenWhereCancelled(WrappedWatch):
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.close()
+
+
+class BusClosesWithoutACheckpoint(Wrapped):
+    async def aclose(self) -> None:
+        self.close()
+
+
+class BusStaysOpenWhereCancelled(Wrapped):
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.close()
+
+
+class LosesMostOnClosing(Wrapped):
+    def close(self) -> None:
+        for watch in self.inner._dispatcher.watches:
+            while len(watch._buffer) > 2:
+                watch._buffer.popleft()
+        super().close()
+
+
+class DropsWhenTheDefaultIsFull(Wrapped):
+    async def open_watch(self, request: WatchRequest) -> Watch:
+        if request.overflow == "replay" and request.buffer_size == 1024:
+            request.overflow = "drop_newest"
+        return await self.inner.open_watch(request)
+
+
+class GivesTheLatestByKey(WrappedWatch):
+    sorted: list[Message] | None = None
+
+    async def receive(self) -> Message:
+        if self.inner.request.overflow != "latest":
+            return await self.inner.receive()
+        if not self.sorted:
+            batch = await self.inner.receive_batch()
+            self.sorted = sorted(batch, key=lambda message: message.key)
+        return self.sorted.pop(0)
+
+
+def with_oldest_wrong_for(reason: str) -> type[Wrapped]:
+    """A bus that tells no position to go on from where it refuses one for this reason."""
+
+    class TellsNoOldest(Wrapped):
+        async def open_watch(self, request: WatchRequest) -> Watch:
+            try:
+                return await self.inner.open_watch(request)
+            except HistoryLostError as error:
+                wrong = request.after if error.reason == reason else error.oldest
+                raise HistoryLostError(error.reason, str(wrong)) from None
+
+    return TellsNoOldest
+
+
 def factory(bus: Callable[[Retention], WatchBus]) -> Any:
     def make(*, retention: Retention) -> AbstractAsyncContextManager[WatchBus]:
         return bus(retention)
@@ -162,6 +316,7 @@ def factory(bus: Callable[[Retention], WatchBus]) -> Any:
 
 async def test_the_suite_passes_a_bus_without_a_fault() -> None:
     await check_watchbus(factory(Wrapped))
+    await check_watchbus(factory(with_watches(WrappedWatch)))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +342,49 @@ async def test_the_suite_fails_a_bus_with_a_fault(
         await check_watchbus(factory(faulty))
     notes = getattr(raised.value, "__notes__", [])
     assert "while checking: " in "".join([str(raised.value), *notes])
+
+
+LOSS = "what_a_slow_watch_lost_is_told_once"
+TURNS = "receiving_lets_others_run"
+CLOSING = "closing_asynchronously_is_a_checkpoint"
+REFUSED = "another_epoch_and_the_future_are_refused"
+
+
+FAULTS: dict[str, tuple[type[Wrapped], str]] = {
+    "receive hides losses": (hiding_losses("receive"), LOSS),
+    "async for hides losses": (hiding_losses("__anext__"), LOSS),
+    "receive_batch hides losses": (hiding_losses("receive_batch"), LOSS),
+    "receive_nowait hides losses": (with_watches(HidesLossesNow), LOSS),
+    "receive lets nobody run": (without_turns("receive"), TURNS),
+    "async for lets nobody run": (without_turns("__anext__"), TURNS),
+    "receive_batch lets nobody run": (without_turns("receive_batch"), TURNS),
+    "position stays": (
+        with_watches(StaysAtItsLastMessage),
+        "a_position_passes_what_does_not_match",
+    ),
+    "aclose is no checkpoint": (with_watches(ClosesWithoutACheckpoint), CLOSING),
+    "aclose leaves it open": (with_watches(StaysOpenWhereCancelled), CLOSING),
+    "aclose of the bus is no checkpoint": (BusClosesWithoutACheckpoint, CLOSING),
+    "aclose of the bus leaves it open": (BusStaysOpenWhereCancelled, CLOSING),
+    "closing loses messages": (LosesMostOnClosing, "a_closed_bus_ends_its_watches"),
+    "the default buffer drops": (DropsWhenTheDefaultIsFull, "replay_drops_nothing"),
+    "latest is out of order": (
+        with_watches(GivesTheLatestByKey),
+        "latest_keeps_the_newest_of_each_key",
+    ),
+    "no oldest for another epoch": (with_oldest_wrong_for("epoch"), REFUSED),
+    "no oldest for the future": (with_oldest_wrong_for("future"), REFUSED),
+}
+
+
+@pytest.mark.parametrize(("faulty", "name"), FAULTS.values(), ids=FAULTS.keys())
+async def test_a_check_fails_a_bus_with_the_fault_that_it_is_for(
+    faulty: type[Wrapped], name: str, autojump_clock: object
+) -> None:
+    [check] = [check for check in WATCHBUS_CHECKS if check.name == name]
+    await check(factory(Wrapped))
+    with pytest.raises(AssertionError):
+        await check(factory(faulty))
 
 
 async def test_a_lost_message_is_an_assertion_that_names_the_promise(
@@ -336,8 +534,8 @@ async def test_a_descriptor_is_found_whose_number_was_another_ones(impatient: No
 
 async def test_a_thread_is_found_that_is_named_nearly_as_trios_idle_ones(impatient: None) -> None:
     ended = threading.Event()
-    thread = threading.Thread(target=ended.wait, name="Trio thread of mine")
-    with pytest.raises(AssertionError, match="threads: Trio thread of mine"):
+    thread = threading.Thread(target=ended.wait, name="Trio thread 1 of mine")
+    with pytest.raises(AssertionError, match="threads: Trio thread 1 of mine"):
         async with assert_nothing_left():
             thread.start()
     ended.set()

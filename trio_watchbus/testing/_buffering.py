@@ -11,7 +11,18 @@ import trio.testing
 from .._message import Message
 from ..abc import Watch, WatchBus
 from ._cancelling import cancel_everywhere
-from ._checks import check, data_of, equal, holds, raises, received, until
+from ._checks import (
+    assert_order,
+    check,
+    data_of,
+    equal,
+    holds,
+    raises,
+    receive_batch,
+    receive_one,
+    received,
+    until,
+)
 
 
 def has(watch: Watch, count: int) -> bool:
@@ -22,24 +33,32 @@ def has(watch: Watch, count: int) -> bool:
 
 @check()
 async def replay_drops_nothing(publisher: WatchBus, watcher: WatchBus) -> None:
-    """A watch that replays catches up from any distance that the journal holds."""
-    async with watcher.watch("k", buffer_size=1) as watch:
+    """A watch that replays, as one does by default, catches up from as far as the journal holds."""
+    wanted = [b"%d" % number for number in range(500)]
+    async with watcher.watch("k", buffer_size=1) as watch, watcher.watch("k") as by_default:
+        last = ""
         for lap in range(3):
-            ids = await publisher.publish_many([("k", b"%d" % number) for number in range(500)])
-            wanted = [b"%d" % number for number in range(500)]
-            equal(data_of(await received(watch, ids[-1])), wanted, f"messages of lap {lap}")
-        equal(watch.statistics().dropped, 0, "messages dropped")
+            last = (await publisher.publish_many([("k", data) for data in wanted]))[-1]
+            equal(data_of(await received(watch, last)), wanted, f"messages of lap {lap}")
+        # More than the buffer that it has unless told.
+        equal(data_of(await received(by_default, last)), wanted * 3, "messages by default")
+        for each in (watch, by_default):
+            equal(each.statistics().dropped, 0, "messages dropped")
 
 
 @check()
 async def latest_keeps_the_newest_of_each_key(publisher: WatchBus, watcher: WatchBus) -> None:
-    """A watch that keeps the latest gives at least the newest of each key, and never lags."""
+    """A watch that keeps the latest gives at least the newest of each key, in order, and no lag."""
     async with watcher.subscribe_prefix("", overflow="latest", buffer_size=1) as watch:
         for number in range(50):
-            await publisher.publish_many([(key, b"%d" % number) for key in "abc"])
+            # At last in another order than at first.
+            keys = "cba" if number % 2 else "abc"
+            await publisher.publish_many([(key, b"%d" % number) for key in keys])
         last = await publisher.publish("end", b"")
         await until(lambda: has(watch, 4), "a message of each of 4 keys waits")
-        newest = {message.key: message for message in await received(watch, last)}
+        messages = await received(watch, last)
+        assert_order(messages, "messages")
+        newest = {message.key: message for message in messages}
         for key in "abc":
             equal(newest[key].data, b"49", f"newest message of {key!r}")
 
@@ -135,11 +154,6 @@ async def one_task_receives_at_a_time(publisher: WatchBus, watcher: WatchBus) ->
         equal(got, [b"1"], "messages")
 
 
-async def receive_one(watch: Watch) -> list[Message]:
-    """Receive one message, as `Watch.receive_batch` receives several."""
-    return [await watch.receive()]
-
-
 async def assert_cancels_lose_nothing(
     publisher: WatchBus, watch: Watch, receive: Callable[[Watch], Awaitable[list[Message]]]
 ) -> None:
@@ -168,30 +182,41 @@ async def a_cancelled_receive_loses_nothing(publisher: WatchBus, watcher: WatchB
     """A message is received by the next call where a cancel came first, wherever it came."""
     async with watcher.watch("k") as watch:
         await assert_cancels_lose_nothing(publisher, watch, receive_one)
-        await assert_cancels_lose_nothing(publisher, watch, lambda watch: watch.receive_batch())
+        await assert_cancels_lose_nothing(publisher, watch, receive_batch)
 
 
-@check()
-async def receiving_lets_others_run(publisher: WatchBus, watcher: WatchBus) -> None:
-    """At least once in 64 messages the scheduler runs, however many wait."""
-    received_by_turn: list[int] = [0]
-    count = 0
+async def calls_in_one_turn(watch: Watch, call: Callable[[], Awaitable[object]]) -> int:
+    """Call a function until no message waits; return how often, at most, while nobody else ran."""
+    calls = 0
+    calls_by_turn = [0]
     consumer = trio.lowlevel.current_task()
 
     class Turns(trio.abc.Instrument):
         def before_task_step(self, task: trio.lowlevel.Task) -> None:
             if task is consumer:
-                received_by_turn.append(count)
+                calls_by_turn.append(calls)
 
-    async with watcher.watch("k") as watch:
-        await publisher.publish_many([("k", b"")] * 640)
-        await until(lambda: has(watch, 640), "640 messages have come")
-        turns = Turns()
-        trio.lowlevel.add_instrument(turns)
-        async for _ in watch:
-            count += 1
-            if count == 640:
-                break
+    turns = Turns()
+    trio.lowlevel.add_instrument(turns)
+    try:
+        while has(watch, 1):
+            await call()
+            calls += 1
+    finally:
         trio.lowlevel.remove_instrument(turns)
-    most = max(later - earlier for earlier, later in pairwise([*received_by_turn, count]))
-    holds(most <= 64, f"{most} messages were received in one turn")
+    return max(later - earlier for earlier, later in pairwise([*calls_by_turn, calls]))
+
+
+@check()
+async def receiving_lets_others_run(publisher: WatchBus, watcher: WatchBus) -> None:
+    """The scheduler runs at least once in 64 messages, and in each batch, however many wait."""
+    async with watcher.watch("k") as watch:
+
+        async def receive_few() -> None:
+            await watch.receive_batch(10)
+
+        for call, most in ((watch.receive, 64), (watch.__anext__, 64), (receive_few, 1)):
+            await publisher.publish_many([("k", b"")] * 640)
+            await until(lambda: has(watch, 640), "640 messages have come")
+            calls = await calls_in_one_turn(watch, call)
+            holds(calls <= most, f"{calls} calls of {call.__name__} in one turn")

@@ -155,6 +155,39 @@ async def received(watch: Watch, last: str) -> list[Message]:
     return messages
 
 
+async def receive_one(watch: Watch) -> list[Message]:
+    """Receive one message, as `Watch.receive_batch` receives several."""
+    return [await watch.receive()]
+
+
+async def receive_next(watch: Watch) -> list[Message]:
+    """Receive one message as ``async for`` does."""
+    return [await anext(watch)]
+
+
+async def receive_batch(watch: Watch) -> list[Message]:
+    """Receive what waits."""
+    return await watch.receive_batch()
+
+
+async def receive_now(watch: Watch) -> list[Message]:
+    """Receive one message by `Watch.receive_nowait`, asking again until it is there."""
+    while True:
+        try:
+            return [watch.receive_nowait()]
+        except trio.WouldBlock:
+            await trio.sleep(0.001)
+
+
+WAYS_TO_RECEIVE: tuple[Callable[[Watch], Awaitable[list[Message]]], ...] = (
+    receive_one,
+    receive_next,
+    receive_batch,
+    receive_now,
+)
+"""Each function that receives, as one that gives a list."""
+
+
 def data_of(messages: Iterable[Message]) -> list[bytes]:
     """The data of messages, by which checks tell them apart."""
     return [message.data for message in messages]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 
 import trio
 import trio.testing
 
+from .._message import Message
 from ..abc import Watch, WatchBus
 from ._buffering import has
 from ._cancelling import cancel_everywhere
-from ._checks import check, data_of, equal, holds, raises, received, until
+from ._checks import WAYS_TO_RECEIVE, check, data_of, equal, holds, raises, received, until
 from ._left import assert_nothing_left
 
 
@@ -62,6 +63,30 @@ async def closing_wakes_the_receiver(_publisher: WatchBus, watcher: WatchBus) ->
         nursery.start_soon(raises, trio.ClosedResourceError, watch.receive)
         await trio.testing.wait_all_tasks_blocked()
         watch.close()
+
+
+@check()
+async def closing_asynchronously_is_a_checkpoint(_publisher: WatchBus, watcher: WatchBus) -> None:
+    """`aclose` of a watch and a bus is a checkpoint, and closes though it is cancelled."""
+
+    async def assert_closes(channel: Watch | WatchBus) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await channel.aclose()
+        holds(scope.cancelled_caught, f"aclose of {channel!r} was not cancelled")
+
+    async with watcher.watch("k") as watch:
+        await assert_closes(watch)
+        equal(watcher.statistics().watches, 0, "watches")
+        await raises(trio.ClosedResourceError, watch.receive)
+    async with watcher.watch("k") as watch:
+        with trio.testing.assert_checkpoints():
+            await watch.aclose()
+        await assert_closes(watcher)
+        equal(watcher.statistics().connected, False, "connected")
+    await raises(trio.ClosedResourceError, watcher.publish, "k", b"")
+    with trio.testing.assert_checkpoints():
+        await watcher.aclose()
 
 
 @check()
@@ -167,25 +192,40 @@ async def statistics_count_what_is_watched(publisher: WatchBus, watcher: WatchBu
         equal(watch.statistics().dropped, 0, "messages dropped")
 
 
+async def received_to_the_end(
+    watch: Watch, receive: Callable[[Watch], Awaitable[list[Message]]]
+) -> list[bytes]:
+    """Receive until the watch of a closed bus ends."""
+    got: list[bytes] = []
+    while True:
+        try:
+            got += data_of(await receive(watch))
+        except (trio.EndOfChannel, StopAsyncIteration):
+            return got
+
+
 @check()
 async def a_closed_bus_ends_its_watches(publisher: WatchBus, watcher: WatchBus) -> None:
-    """Watches of a closed bus give what was accepted before, and end; the rest is refused."""
-    async with (
-        watcher.watch("k") as watch,
-        watcher.watch("k") as iterated,
-        watcher.watch("other") as waiting,
-        trio.open_nursery() as nursery,
-    ):
-        nursery.start_soon(raises, trio.EndOfChannel, waiting.receive)
-        await publisher.publish_many([("k", b"1"), ("k", b"2")])
-        await until(lambda: has(watch, 2) and has(iterated, 2), "2 messages have come")
-        await trio.testing.wait_all_tasks_blocked()
-        watcher.close()
-        watcher.close()
-        equal([(await watch.receive()).data for _ in range(2)], [b"1", b"2"], "messages")
-        await raises(trio.EndOfChannel, watch.receive)
-        await raises(trio.EndOfChannel, watch.receive_batch)
-        equal([message.data async for message in iterated], [b"1", b"2"], "messages iterated")
+    """Watches of a closed bus give all that was accepted before, and end; the rest is refused."""
+    wanted = [b"%d" % number for number in range(50)]
+    async with AsyncExitStack() as stack, watcher.watch("other") as waiting:
+        watches = [
+            (await stack.enter_async_context(watcher.watch("k")), receive)
+            for receive in WAYS_TO_RECEIVE
+        ]
+        await publisher.publish_many([("k", data) for data in wanted])
+        await until(lambda: all(has(watch, len(wanted)) for watch, _ in watches), "all have come")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(raises, trio.EndOfChannel, waiting.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            watcher.close()
+            watcher.close()
+        for watch, receive in watches:
+            got = await received_to_the_end(watch, receive)
+            equal(got, wanted, f"messages by {receive.__name__}")
+            await raises(trio.EndOfChannel, watch.receive)
+            await raises(trio.EndOfChannel, watch.receive_batch)
+            await raises(StopAsyncIteration, watch.__anext__)
         await raises(trio.ClosedResourceError, watcher.publish, "k", b"")
         await raises(trio.ClosedResourceError, watcher.publish_prefix, "k", b"")
         await raises(trio.ClosedResourceError, watcher.publish_many, [("k", b"")])

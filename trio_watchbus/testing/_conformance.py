@@ -23,6 +23,9 @@ async def check_watchbus(factory: WatchBusFactory) -> None:
     some seconds on a bus in memory, and up to some minutes on one over a network. With a bus in
     memory they run under Trio's autojump clock too.
 
+    A check has one log, and so cannot tell whether another one has another epoch; and as none
+    measures time, a publish that a slow watcher delays passes as long as it returns.
+
     Args:
         factory: a function that takes `retention` (a `Retention`, of which the bus has to keep at
             least as much) and returns an async context manager, that gives an empty bus: a

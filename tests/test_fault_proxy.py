@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -159,6 +161,84 @@ async def test_what_is_held_arrives_after_the_release_with_the_end(direction: st
         assert await receive_exactly(stream, 3) == b"abc"
         assert await stream.receive_some() == b""
         assert proxy.statistics().swallowed_bytes == 0
+
+
+@asynccontextmanager
+async def both_ends() -> AsyncIterator[tuple[FaultProxy, trio.SocketStream, trio.SocketStream]]:
+    """A proxy, and a client's and a server's end of one connection through it."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, FaultProxy(("127.0.0.1", listener.socket.getsockname()[1])) as proxy:
+        with trio.fail_after(10):
+            async with await connect(proxy) as client, await listener.accept() as server:
+                yield proxy, client, server
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close a stream as the system does for a process that was killed."""
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+async def assert_told_nothing(stream: trio.SocketStream) -> None:
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    with trio.move_on_after(0) as waiting:
+        await stream.receive_some()
+    assert waiting.cancelled_caught
+
+
+@pytest.mark.parametrize("direction", ["to_target", "to_client"])
+@pytest.mark.parametrize("fault", ["hold", "swallow"])
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_reset_is_passed_on_after_the_release(
+    direction: str, fault: str, sends: bool
+) -> None:
+    """Also where the other side sends, so that the way back finds it out; what was held first."""
+    async with both_ends() as (proxy, client, server):
+        near, far = (client, server) if direction == "to_target" else (server, client)
+        faulty = getattr(proxy, direction)
+        getattr(faulty, fault)()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(faulty.wait_seen, 3)
+            await trio.testing.wait_all_tasks_blocked()
+            await near.send_all(b"abc")
+        reset(near)
+        for _ in range(3 * sends):
+            await far.send_all(b"x")
+            await assert_told_nothing(far)
+        await assert_told_nothing(far)
+        faulty.release()
+        if fault == "hold":
+            assert await receive_exactly(far, 3) == b"abc"
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+
+
+async def test_a_reset_of_one_who_has_closed_is_passed_on_after_the_release() -> None:
+    """As one has, who is sent something after closing: the end itself was passed on before."""
+    async with both_ends() as (proxy, client, server):
+        await client.aclose()
+        assert await server.receive_some() == b""
+        proxy.to_target.hold()
+        for _ in range(3):
+            await server.send_all(b"x")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        assert proxy.statistics().connections == 1
+        proxy.to_target.release()
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await server.send_all(b"x")
+                await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def test_a_target_that_is_not_there_is_told_after_the_release() -> None:
+    async with FaultProxy(("127.0.0.1", 1)) as proxy:
+        proxy.to_client.hold()
+        with trio.fail_after(10):
+            async with await connect(proxy) as stream:
+                await assert_told_nothing(stream)
+                proxy.to_client.release()
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.receive_some()
 
 
 @pytest.mark.parametrize("direction", ["to_target", "to_client"])

@@ -8,6 +8,10 @@ TESTS = ("tests/test_testing.py",)
 
 LEFT = "testing/_left.py"
 
+PROXY = "testing/_proxy.py"
+
+PROXY_TESTS = ("tests/test_fault_proxy.py",)
+
 MUTANTS = [
     Mutant(
         "trie nodes that are left are passed over",
@@ -100,6 +104,41 @@ MUTANTS = [
         "_LATE_STEPS = 5\n",
         "_LATE_STEPS = 1\n",
         TESTS,
+    ),
+    Mutant(
+        "a reset is passed on at once",
+        PROXY,
+        "                await self._wait_released()\n                return True\n",
+        "                return True\n",
+        PROXY_TESTS,
+    ),
+    Mutant(
+        "a reset that the way back finds is passed on at once",
+        PROXY,
+        "            await back._done.wait()\n",
+        "",
+        PROXY_TESTS,
+    ),
+    Mutant(
+        "a reset after the end is passed on at once",
+        PROXY,
+        "            await back._direction._wait_released()\n",
+        "",
+        PROXY_TESTS,
+    ),
+    Mutant(
+        "a reset that the way back finds is passed on as an end",
+        PROXY,
+        "            back._source_is_gone = True\n",
+        "",
+        PROXY_TESTS,
+    ),
+    Mutant(
+        "that a target is not there is told at once",
+        PROXY,
+        "            await self.to_client._wait_released()\n",
+        "            await trio.lowlevel.checkpoint()\n",
+        PROXY_TESTS,
     ),
     Mutant(
         "a server may have no more files open than the shell lets it",

@@ -76,14 +76,14 @@ class FaultDirection:
         self._changed = trio.Event()
 
     def hold(self) -> None:
-        """Pass nothing on, the end of a connection included, until `release`; lose nothing."""
+        """Pass nothing on, an end or reset of a connection included, until `release`; lose none."""
         self._set(held=True, swallows=False)
 
     def swallow(self) -> None:
         """Read and discard, until `release`, what comes in; what was held too.
 
-        Neither side is told: the connection is half open. That one side closed it is passed on
-        after the release.
+        Neither side is told: the connection is half open. That one side closed or reset it is
+        passed on after the release.
         """
         self._set(held=False, swallows=True)
 
@@ -101,8 +101,22 @@ class FaultDirection:
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
-        while data := await source.receive_some(_READ_BYTES):
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream) -> bool:
+        """Pass on what comes, until the end may be passed on, too; return whether by a reset.
+
+        Raises:
+            trio.BrokenResourceError: `sink` is gone.
+            trio.ClosedResourceError: the connection was cut.
+        """
+        while True:
+            try:
+                data = await source.receive_some(_READ_BYTES)
+            except trio.BrokenResourceError:
+                await self._wait_released()
+                return True
+            if not data:
+                await self._wait_released()
+                return False
             self.seen_bytes += len(data)
             self._tell()
             await trio.sleep(self.delay)
@@ -115,9 +129,10 @@ class FaultDirection:
                 size = len(data) if self.piece_size is None else self.piece_size
                 await sink.send_all(data[:size])
                 data = data[size:]
+
+    async def _wait_released(self) -> None:
         while self._held or self._swallows:
             await self._changed.wait()
-        await sink.send_eof()
 
     def _set(self, *, held: bool, swallows: bool) -> None:
         self._held = held
@@ -267,10 +282,14 @@ class FaultProxy:
             connection.append(target)
             async with trio.open_nursery() as nursery:
                 scope = nursery.cancel_scope
-                nursery.start_soon(_forward, self.to_target, client, target, scope)
-                nursery.start_soon(_forward, self.to_client, target, client, scope)
+                to_target = _Forwarding(self.to_target, client, target, scope)
+                to_client = _Forwarding(self.to_client, target, client, scope)
+                nursery.start_soon(to_target.run, to_client)
+                nursery.start_soon(to_client.run, to_target)
             reset = scope.cancel_called
         except OSError:
+            # The client is told the way that an answer goes.
+            await self.to_client._wait_released()
             reset = True
         finally:
             for stream in connection:
@@ -283,17 +302,50 @@ class FaultProxy:
         return await trio.open_unix_socket(self.target)
 
 
-async def _forward(
-    direction: FaultDirection,
-    source: trio.SocketStream,
-    sink: trio.SocketStream,
-    scope: trio.CancelScope,
-) -> None:
-    """Pump from `source` to `sink`; cancel `scope` where one of them is gone."""
-    try:
-        await direction._pump(source, sink)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        scope.cancel()
+class _Forwarding:
+    """One direction of one connection.
+
+    Args:
+        direction: what is done to it.
+        source: whose data is passed on.
+        sink: who gets it.
+        scope: the connection's; cancelled where both sides are to be reset.
+    """
+
+    def __init__(
+        self,
+        direction: FaultDirection,
+        source: trio.SocketStream,
+        sink: trio.SocketStream,
+        scope: trio.CancelScope,
+    ) -> None:
+        self._direction = direction
+        self._source = source
+        self._sink = sink
+        self._scope = scope
+        # Whether the other direction found `source` gone: an error of a socket is told only once.
+        self._source_is_gone = False
+        self._done = trio.Event()
+
+    async def run(self, back: _Forwarding) -> None:
+        """Pass on what comes, and at last the end; `back` is the other direction."""
+        try:
+            reset = await self._direction._pump(self._source, self._sink)
+            if reset or self._source_is_gone:
+                self._scope.cancel()
+            else:
+                await self._sink.send_eof()
+        except trio.ClosedResourceError:
+            self._scope.cancel()
+        except trio.BrokenResourceError:
+            # It is told the way that what it sent goes, and so after that.
+            back._source_is_gone = True
+            self._done.set()
+            await back._done.wait()
+            await back._direction._wait_released()
+            self._scope.cancel()
+        finally:
+            self._done.set()
 
 
 def _close(sock: trio.socket.SocketType, *, reset: bool) -> None:

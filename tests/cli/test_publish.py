@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -243,6 +244,28 @@ async def test_what_is_no_bus_is_not_to_be_started(path: str, status: int) -> No
     assert ended.err.startswith("watchbus: cannot use the bus at http://127.0.0.1:")
     assert ended.err.endswith("; check --bus\n")
     assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("publish", "a", "x"), ("watch", "a")], ids=" ".join)
+async def test_an_answer_that_does_not_come_is_said_to_be_waited_for(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a server whose Redis is away."""
+    answering = trio.Event()
+    async with served() as server:
+        url = f"http://127.0.0.1:{server.port}"
+        for name in ("publish", "open_watch"):
+            function = getattr(server.bus, name)
+
+            async def late(*given: Any, function: Any = function, **more: Any) -> Any:
+                await answering.wait()
+                return await function(*given, **more)
+
+            monkeypatch.setattr(server.bus, name, late)
+        async with running(*arguments, "--bus", url) as process:
+            assert await process.error_line() == f"watchbus: waiting for {url}"
+            answering.set()
+            await until(lambda: server.watches or server.bus.position.endswith("-1"))
 
 
 async def test_a_bus_that_does_not_answer_is_said_to_be_waited_for() -> None:

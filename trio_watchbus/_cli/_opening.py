@@ -1,9 +1,14 @@
-"""Opening a bus that may keep its user waiting."""
+"""A bus that may keep its user waiting."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 
 import click
 import trio
@@ -12,7 +17,8 @@ from ..abc import WatchBus
 from ._errors import shown_url
 
 _PATIENCE = 1.0
-"""Seconds after which the user is told what is waited for: one that is there is open by then."""
+"""Seconds after which the user is told what is waited for: one that is there has answered by then.
+"""
 
 
 @asynccontextmanager
@@ -26,11 +32,26 @@ async def opened(
         bus_url: its URL.
         nursery: for the task that says so; it ends when the bus is open, or with the nursery.
     """
+    async with AsyncExitStack() as stack:
+        with telling_late(bus_url, nursery):
+            bus = await stack.enter_async_context(opening)
+        yield bus
+
+
+@contextmanager
+def telling_late(bus_url: str, nursery: trio.Nursery) -> Iterator[None]:
+    """Say on standard error what is waited for, where this block takes long.
+
+    Args:
+        bus_url: the URL of the bus that is to answer.
+        nursery: for the task that says so; it ends with the block, or with the nursery.
+    """
     waiting = trio.CancelScope()
     nursery.start_soon(_tell_late, waiting, bus_url)
-    async with opening as bus:
+    try:
+        yield
+    finally:
         waiting.cancel()
-        yield bus
 
 
 async def _tell_late(waiting: trio.CancelScope, bus_url: str) -> None:

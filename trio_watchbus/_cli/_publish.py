@@ -17,6 +17,7 @@ from .._remote._bus import RemoteWatchBus
 from ..abc import WatchBus
 from ._client import Opening, bus_options, open_bus, run
 from ._errors import CommandError, one_line
+from ._opening import telling_late
 
 _STDIN = 0
 
@@ -46,7 +47,7 @@ def publish(arguments: tuple[str, ...], prefix: str | None, bus_url: str, token:
     opening = open_bus(bus_url, token)
     if data is None or data == "-":
         return run(partial(_publish_lines, opening, name, is_prefix))
-    return run(partial(_publish_one, opening, name, is_prefix, data.encode()))
+    return run(partial(_publish_one, opening, bus_url, name, is_prefix, data.encode()))
 
 
 def _address(arguments: tuple[str, ...], prefix: str | None) -> tuple[str, str | None]:
@@ -72,6 +73,7 @@ def _address(arguments: tuple[str, ...], prefix: str | None) -> tuple[str, str |
 
 async def _publish_one(
     opening: Opening,
+    bus_url: str,
     name: str,
     is_prefix: bool,
     data: bytes,
@@ -79,7 +81,9 @@ async def _publish_one(
 ) -> None:
     async with opening(nursery) as bus:
         publish = bus.publish_prefix if is_prefix else bus.publish
-        click.echo(await publish(name, data))
+        with telling_late(bus_url, nursery):
+            message_id = await publish(name, data)
+        click.echo(message_id)
 
 
 async def _publish_lines(

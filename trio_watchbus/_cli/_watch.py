@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from contextlib import closing
 from functools import partial
 
 import click
@@ -15,6 +16,7 @@ from .._errors import WatchLaggedError
 from .._message import Message
 from .._request import WatchRequest
 from ._client import Opening, bus_options, open_bus, run
+from ._opening import telling_late
 
 _STDOUT = 1
 
@@ -52,13 +54,14 @@ def watch(
         request = WatchRequest(keys, prefixes, after=after, history=history)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    status = run(partial(_watch, open_bus(bus_url, token), request, as_json))
+    status = run(partial(_watch, open_bus(bus_url, token), bus_url, request, as_json))
     # Nothing was left undone.
     return 0 if status == 128 + signal.SIGTERM else status
 
 
 async def _watch(
     opening: Opening,
+    bus_url: str,
     request: WatchRequest,
     as_json: bool,
     nursery: trio.Nursery,
@@ -66,12 +69,9 @@ async def _watch(
     """Print what is published, until nobody reads it."""
     async with opening(nursery) as bus:
         nursery.start_soon(_leave_without_reader, nursery.cancel_scope)
-        async with bus.watch_any(
-            request.keys,
-            request.prefixes,
-            after=None if request.after is None else str(request.after),
-            history=request.history,
-        ) as watch:
+        with telling_late(bus_url, nursery):
+            opened = await bus.open_watch(request)
+        with closing(opened) as watch:
             while True:
                 try:
                     messages = await watch.receive_batch()

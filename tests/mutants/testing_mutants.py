@@ -49,21 +49,6 @@ MUTANTS = [
         TESTS,
     ),
     Mutant(
-        "a thread that is left is passed over where another has ended",
-        LEFT,
-        "        if threads := self.threads - before.threads:\n",
-        "        threads = self.threads - before.threads\n"
-        "        if len(self.threads) > len(before.threads):\n",
-        TESTS,
-    ),
-    Mutant(
-        "a descriptor that is left is passed over where another had its number",
-        LEFT,
-        "                found.append((number, status.st_dev, status.st_ino))\n",
-        "                found.append((number, status.st_dev, 0))\n",
-        TESTS,
-    ),
-    Mutant(
         "a thread passes as idle by the beginning of its name",
         LEFT,
         "_IDLE_THREAD.fullmatch(",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,54 +24,33 @@ _DESCRIPTORS = Path("/dev/fd")
 _IDLE_THREAD = re.compile(r"Trio thread \d+")
 """How Trio names a thread that waits for work; it keeps such threads for some seconds."""
 
-_Descriptor = tuple[int, int, int]
-"""A file descriptor, and the device and inode of what it is of: its number is used again."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What a Trio run and its process hold."""
+    """How much a Trio run and its process hold."""
 
     tasks: int
-    threads: frozenset[threading.Thread]
+    threads: int
     limiter_tokens: int
-    descriptors: frozenset[_Descriptor]
+    descriptors: int
 
     @classmethod
     def now(cls) -> _Held:
+        idle = sum(bool(_IDLE_THREAD.fullmatch(t.name)) for t in threading.enumerate())
         return cls(
             tasks=trio.lowlevel.current_statistics().tasks_living,
-            threads=frozenset(
-                t for t in threading.enumerate() if not _IDLE_THREAD.fullmatch(t.name)
-            ),
+            threads=threading.active_count() - idle,
             limiter_tokens=int(trio.to_thread.current_default_thread_limiter().borrowed_tokens),
-            descriptors=frozenset(_descriptors()),
+            descriptors=len(list(_DESCRIPTORS.iterdir())) if _DESCRIPTORS.is_dir() else 0,
         )
 
     def beyond(self, before: _Held) -> list[str]:
-        """Name what is there and was not before."""
-        beyond = []
-        if self.tasks > before.tasks:
-            beyond.append(f"tasks: {self.tasks}, before {before.tasks}")
-        if threads := self.threads - before.threads:
-            beyond.append(f"threads: {', '.join(sorted(thread.name for thread in threads))}")
-        if self.limiter_tokens > before.limiter_tokens:
-            beyond.append(f"limiter_tokens: {self.limiter_tokens}, before {before.limiter_tokens}")
-        if descriptors := self.descriptors - before.descriptors:
-            beyond.append(f"descriptors: {', '.join(str(d[0]) for d in sorted(descriptors))}")
-        return beyond
-
-
-def _descriptors() -> list[_Descriptor]:
-    """List the open file descriptors, where the system tells them."""
-    found = []
-    if _DESCRIPTORS.is_dir():
-        for number in [int(path.name) for path in _DESCRIPTORS.iterdir()]:
-            # One of them was open to list the others.
-            with suppress(OSError):
-                status = os.fstat(number)
-                found.append((number, status.st_dev, status.st_ino))
-    return found
+        """Name what is more than `before`."""
+        return [
+            f"{name}: {getattr(self, name)}, before {getattr(before, name)}"
+            for name in self.__slots__
+            if getattr(self, name) > getattr(before, name)
+        ]
 
 
 async def _wait_a_moment() -> None:
@@ -105,15 +83,15 @@ async def assert_nothing_left(*buses: WatchBus) -> AsyncIterator[None]:
     """Assert that the body of an ``async with`` leaves nothing behind.
 
     Of each of `buses`: as many watches, watched keys and prefixes, and trie nodes as before, at
-    once. Of the Trio run and the process: no more tasks and tokens of the default thread limiter
-    than before, and no threads and file descriptors (and so no sockets and connections of any
-    kind) that were not there before; for those it waits up to 5 seconds of real time, whichever of
-    Trio's clocks the test has. A token of a limiter that is a bus's own is held by a thread that
-    works, and found as that. Nothing else should start meanwhile.
+    once. Of the Trio run and the process: no more tasks, threads, tokens of the default thread
+    limiter, and file descriptors (and so no more sockets and connections of any kind) than before;
+    for those it waits up to 5 seconds of real time, whichever of Trio's clocks the test has. A
+    token of a limiter that is a bus's own is held by a thread that works, and found as that.
+    Nothing else should start meanwhile.
 
-    What is counted is counted only: a watch or task that is left is not seen where another, from
-    before, has ended meanwhile. Nor is a thread that has the name of Trio's idle ones, "Trio
-    thread" and a number.
+    All this is counted, so that a bus from before may make new connections: what is left is not
+    seen where as much from before has ended. Nor is a thread that has the name of Trio's idle ones,
+    "Trio thread" and a number.
 
     An error of the body is raised as it is, and nothing is asserted.
 

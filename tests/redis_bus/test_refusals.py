@@ -28,7 +28,7 @@ from trio_watchbus import (
 SECRET = "pa55-w0rd"
 
 # What the page on settings says that the bus needs.
-PERMISSIONS = ("~watchbus*", "+@read", "+@write", "+@scripting", "+@connection", "+time")
+PERMISSIONS = ("~watchbus*", "+@read", "+@write", "+@scripting", "+@connection", "+time", "+info")
 
 
 def shown(error: BaseException) -> str:
@@ -80,9 +80,12 @@ async def test_no_password_where_one_is_needed(server: RedisServer) -> None:
             client.config_set("requirepass", "")
 
 
-async def test_the_permissions_that_are_documented_are_enough(server: RedisServer) -> None:
-    """A user who has them can do all that the bus does."""
-    with user(server, *PERMISSIONS) as url:
+@pytest.mark.parametrize("permissions", [PERMISSIONS, PERMISSIONS[:-1]], ids=["all", "no INFO"])
+async def test_the_permissions_that_are_documented_are_enough(
+    server: RedisServer, permissions: tuple[str, ...]
+) -> None:
+    """A user who has them can do all that the bus does, and may lack the one for `INFO`."""
+    with user(server, *permissions) as url:
         async with open_redis_watchbus(url) as bus, bus.subscribe_prefix("", history=1) as watch:
             await bus.publish("k", b"1", idempotency_key="once")
             assert (await watch.receive()).data == b"1"

@@ -60,6 +60,10 @@ class Reader(Generic[D]):
     that no connection noticed). Then the script has replaced the epoch, and each process tells its
     watches.
 
+    Where a server was started again, or another took over, somebody has to know that the log is
+    still the one that was: so at the beginning of each connection it vouches for what it read on
+    those before. Who has nothing to vouch with has the epoch replaced, unless another vouched.
+
     While nobody watches it rests: a process that only publishes, one of hundreds maybe, would read
     what all of them publish for nothing. It only asks where the log is then. When somebody comes
     it reads on from where it was, or from as far back as it would begin.
@@ -269,11 +273,11 @@ class Reader(Generic[D]):
             # What it cannot write now, for want of memory say, it may later.
             if isinstance(refusal, (HopelessError, BusyError)):
                 raise
-        return _state(self._ask(self._what_is_so()))
+        return _state(self._ask(self._what_is_so(connecting=True)))
 
     def _follow(self, backoff: Backoff) -> None:
         """Read for as long as the connection holds."""
-        self._agree()
+        self._agree(connecting=True)
         trio.from_thread.run_sync(self._connected)
         backoff.reset()
         while True:
@@ -284,15 +288,23 @@ class Reader(Generic[D]):
             else:
                 trio.from_thread.run(self._take_page, *self._read())
 
-    def _agree(self) -> None:
+    def _agree(self, *, connecting: bool = False) -> None:
         """See whether the log is the one that was read so far; if not, start with the new one."""
-        trio.from_thread.run_sync(self._take_state, _state(self._ask(self._what_is_so())))
+        state = _state(self._ask(self._what_is_so(connecting=connecting)))
+        trio.from_thread.run_sync(self._take_state, state)
 
-    def _what_is_so(self) -> Command:
-        """Return what asks for the state, and replaces the epoch if history was rewritten."""
-        receipts = self._handed_on, self._heard_of, self._receipt_of_publisher()
+    def _what_is_so(self, *, connecting: bool = False) -> Command:
+        """Return what asks for the state, and replaces the epoch if history was rewritten.
+
+        Args:
+            connecting: whether the connection is new, so that the log is to be vouched for.
+        """
         # Mostly they are one: each costs a look at an entry.
-        return self._names.script("state", token_hex(6), *dict.fromkeys(receipts))
+        own = dict.fromkeys((self._handed_on, self._heard_of))
+        # This one does not vouch: the publisher may have got it after it came back alone.
+        receipts = own | {self._receipt_of_publisher(): None}
+        vouching = len(own) if connecting else ""
+        return self._names.script("state", token_hex(6), vouching, *receipts)
 
     def _ask(self, command: Command) -> Any:
         [reply] = self._link.exchange(command)

@@ -5,7 +5,8 @@
 --
 --   N:meta            hash: epoch; start, the number after which it counts; seq, the newest
 --                     number; bytes, of keys and data published in this epoch; time, in
---                     milliseconds since 1970, of the newest message
+--                     milliseconds since 1970, of the newest message; run, that of the server on
+--                     which the log was last vouched for
 --   N:log             stream of all messages, entry id `number-0`: k key or p prefix, d data,
 --                     t milliseconds since 1970
 --   N:marks           list of `number bytes milliseconds`, oldest first: places to which the log
@@ -70,6 +71,12 @@ local function facts()
   }
 end
 
+-- What the server calls the time from its start to its end, or nothing where it does not say.
+local function current_run()
+  local told = pcall('INFO', 'server')
+  return type(told) == 'string' and string.match(told, 'run_id:(%w+)') or ''
+end
+
 -- Starts an epoch, above every number that is left of earlier ones.
 local function begin(epoch)
   local last = 0
@@ -91,7 +98,7 @@ local function begin(epoch)
   local now = milliseconds()
   call(
     'HSET', META, 'epoch', epoch, 'start', whole(last), 'seq', whole(last), 'bytes', '0',
-    'time', whole(now)
+    'time', whole(now), 'run', current_run()
   )
   call('DEL', MARKS)
   call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(now))
@@ -116,18 +123,20 @@ local function receipt(held, number, fields)
 end
 
 -- Returns the facts, or those of a new epoch, CANDIDATE, where the entry of a receipt is not there
--- any more, but for want of room: there was a flush, or a replica took over that lacked it.
+-- any more, but for want of room: there was a flush, or a replica took over that lacked it. And
+-- whether the entry is there.
 local function check_receipt(held, given, candidate)
   local epoch, number, known = string.match(given, '^(%w+)-(%d+) ?(.*)$')
   if epoch ~= held.epoch then
-    return held
+    return held, false
   end
-  local same = held.seq >= tonumber(number)
+  local same, found = held.seq >= tonumber(number), false
   if same and known ~= '' then
     local newest = call('XREVRANGE', LOG, number .. '-0', '-', 'COUNT', 1)[1]
-    same = not newest or (newest[1] == number .. '-0' and identity(newest[2]) == known)
+    found = newest ~= nil and newest[1] == number .. '-0' and identity(newest[2]) == known
+    same = found or not newest
   end
-  return same and held or begin(candidate)
+  return same and held or begin(candidate), found
 end
 
 -- publish EPOCH PUBLISHER CALL RECEIPT UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER,
@@ -422,19 +431,38 @@ local function publish()
   return reply
 end
 
--- state EPOCH RECEIPT…: answers with epoch, start, seq and the receipt of the newest entry. EPOCH
--- is begun where there is none, or where one of the receipts is of what is not there any more.
+-- state EPOCH VOUCHING RECEIPT…: answers with epoch, start, seq and the receipt of the newest
+-- entry. EPOCH is begun where there is none, or where one of the receipts is of what is not there
+-- any more.
+--
+-- A server that was started again, or a replica that took over, may lack what was in the log, and
+-- all who know may be gone too. So whoever connects looks whether the log was vouched for since:
+-- VOUCHING is the number of its receipts, the first ones, that are from before, or empty where it
+-- did not connect just now. If the entry of one of them is there, it vouches for the log. Who has
+-- none cannot say whether anything was undone, and EPOCH is begun.
 
 local function state()
-  local candidate = ARGV[2]
+  local candidate, vouching = ARGV[2], tonumber(ARGV[3])
   local held = facts() or begin(candidate)
-  for i = 3, #ARGV do
-    held = check_receipt(held, ARGV[i], candidate)
+  local vouched = false
+  for i = 4, #ARGV do
+    local found
+    held, found = check_receipt(held, ARGV[i], candidate)
+    vouched = vouched or (found and i - 3 <= (vouching or 0))
+  end
+  local run = vouching and current_run() or ''
+  if run ~= '' and run ~= call('HMGET', META, 'run')[1] then
+    if vouched then
+      -- Where this cannot be written now, whoever connects next vouches or not.
+      pcall('HSET', META, 'run', run)
+    else
+      held = begin(candidate)
+    end
   end
   local number = whole(held.seq)
   local position = held.epoch .. '-' .. number
   -- Mostly the caller has it: an entry may be large.
-  for i = 3, #ARGV do
+  for i = 4, #ARGV do
     if string.sub(ARGV[i], 1, #position + 1) == position .. ' ' then
       return answer(held, ARGV[i])
     end

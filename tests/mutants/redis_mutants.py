@@ -12,6 +12,7 @@ READING = (
     "tests/redis_bus/test_faults_data.py",
 )
 FAILOVER = ("tests/redis_bus/test_faults_failover.py",)
+LOGGING = ("tests/redis_bus/test_logging.py",)
 RESTART = ("tests/redis_bus/test_faults_restart.py",)
 PUBLISHING = (
     "tests/redis_bus/test_joining.py",
@@ -133,6 +134,20 @@ MUTANTS = [
         "same = found or not newest\n",
         "same = found or not newest or newest[1] ~= number .. '-0'\n",
         READING,
+    ),
+    Mutant(
+        "leaving a bus is logged as a loss",
+        READER,
+        "                if not self._link.ended:\n",
+        "                if True:\n",
+        LOGGING,
+    ),
+    Mutant(
+        "each attempt to connect is logged as a loss",
+        READER,
+        "        if self.connected_since is not None:\n",
+        "        if True:\n",
+        LOGGING,
     ),
     Mutant(
         "a server that was started again goes unnoticed by who opens a bus",

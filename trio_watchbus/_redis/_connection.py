@@ -294,6 +294,20 @@ class Link:
         except ResponseError as error:
             return _trouble(error)
 
+    @property
+    def address(self) -> str:
+        """Where it is, or was, connected: `host:port` or a path, if it has one; no secret."""
+        pieces = dict(self._connection.repr_pieces())
+        if "host" in pieces:
+            return f"{pieces['host']}:{pieces['port']}"
+        return str(pieces.get("path", "Redis"))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing connects any more."""
+        ended: bool = self._connection._ended
+        return ended
+
     def cut(self) -> None:
         """Wake the thread that is in `connect` or `exchange`, which fails; from any thread."""
         for held in (getattr(self._connection, "_handle", None), self._connection._sock):
@@ -315,7 +329,7 @@ class Link:
         self._connection.disconnect()
 
     def _check(self) -> None:
-        if self._connection._ended:
+        if self.ended:
             raise UnreachableError("this connection was ended")
 
 

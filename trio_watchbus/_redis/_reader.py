@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from ._trouble import BusyError, HopelessError, RefusedError, TroubleError
 
 if TYPE_CHECKING:
     from ._connection import Link
+
+_log = logging.getLogger("trio_watchbus.redis")
 
 D = TypeVar("D", bound=Dispatcher)
 
@@ -139,7 +142,9 @@ class Reader(Generic[D]):
                 await trio.to_thread.run_sync(self._follow, backoff, limiter=self._limiter)
             except HopelessError:
                 raise
-            except TroubleError:
+            except TroubleError as trouble:
+                if not self._link.ended:
+                    self._note_loss(trouble)
                 self.connected_since = None
                 self._link.disconnect()
             await backoff.pause()
@@ -181,6 +186,12 @@ class Reader(Generic[D]):
     def _rests(self) -> bool:
         return not (self.dispatcher.watches or self._needed)
 
+    def _note_loss(self, trouble: TroubleError) -> None:
+        if self.connected_since is not None:
+            _log.warning("lost the connection to %s: %s", self._link.address, trouble)
+        else:
+            _log.debug("no connection to %s: %s", self._link.address, trouble)
+
     # In Trio, for the thread
 
     async def _rest(self) -> None:
@@ -195,6 +206,7 @@ class Reader(Generic[D]):
         if self.connected_since is None:
             self.connected_since = time.time()
             self.reconnects += 1
+            _log.info("connected to %s again", self._link.address)
 
     def _take_state(self, state: _State) -> None:
         """Go on in the log as it is now."""

@@ -136,6 +136,13 @@ MUTANTS = [
         READING,
     ),
     Mutant(
+        "a database that is named by more than a number is another one without a word",
+        CONNECTION,
+        're.fullmatch("/?[0-9]*", urlsplit(url).path)',
+        "True",
+        ("tests/redis_bus/test_refusals.py",),
+    ),
+    Mutant(
         "leaving a bus is logged as a loss",
         READER,
         "                if not self._link.ended:\n",

@@ -238,6 +238,18 @@ def test_a_bad_url_does_not_show_its_password(url: str) -> None:
     assert SECRET not in shown(caught.value)
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+@pytest.mark.parametrize("path", [f"/{SECRET}", "/0/1", "/0/", "//0", "/-1", "/1_0", "/\u0661"])
+def test_a_database_that_is_no_number_is_refused(scheme: str, path: str) -> None:
+    """Instead of taking another; the path is not shown, as part of a password may be in it."""
+    for query in ("", "?db=1"):
+        with pytest.raises(ValueError, match="number of a database, or empty; wanted") as caught:
+            open_redis_watchbus(f"{scheme}://{SECRET}@localhost{path}{query}")
+        assert SECRET not in shown(caught.value)
+    for path_of_one in ("", "/", "/0", "/15", "?db=1"):
+        open_redis_watchbus(f"{scheme}://localhost{path_of_one}")
+
+
 async def test_no_secret_is_in_logs_or_reprs(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

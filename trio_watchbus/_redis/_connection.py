@@ -5,11 +5,13 @@ The only module that imports redis-py.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from hashlib import sha1
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -69,7 +71,8 @@ def connection_maker(
 
     Raises:
         TypeError: it is neither.
-        ValueError: the URL is none, or the client decodes responses.
+        ValueError: the URL is none, names a database by more than a number, or the client decodes
+            responses.
     """
     if isinstance(url_or_client, str):
         pool = _pool_of(url_or_client)
@@ -115,7 +118,11 @@ def connection_maker(
 
 def _pool_of(url: str) -> Any:
     try:
-        return redis.ConnectionPool.from_url(url)
+        pool = redis.ConnectionPool.from_url(url)
+        # Where it is no number, redis-py takes database 0 without a word; a socket's is a file.
+        if url.startswith("unix:") or re.fullmatch("/?[0-9]*", urlsplit(url).path):
+            return pool
+        problem = "the path of a Redis server's URL is the number of a database, or empty"
     except (ValueError, TypeError):
         problem = "not the URL of a Redis server"
     # Outside of the handler, as what redis-py and urllib say quotes parts of the URL.

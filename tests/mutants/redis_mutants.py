@@ -206,6 +206,13 @@ MUTANTS = [
         RESTART,
     ),
     Mutant(
+        "with each read the server is asked who it is",
+        READER,
+        'vouching = len(own) if connecting else ""',
+        "vouching = len(own)",
+        RESTART,
+    ),
+    Mutant(
         "that a log was vouched for is not noted",
         SCRIPT,
         "      pcall('HSET', META, 'run', run)\n",

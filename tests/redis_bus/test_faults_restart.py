@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from redis_bus.servers import KINDS, RedisServer, running
-from served import until
+from served import until, until_at
 
 from trio_watchbus import (
     BusUnavailableError,
@@ -231,6 +231,20 @@ async def test_who_stayed_goes_on_where_redis_has_no_memory_to_note_that_it_vouc
             second = await bus.publish("k", b"2")
             assert (await watch.receive()).id == second
             assert epoch_of(second) == epoch_of(first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_server_is_asked_who_it_is_only_on_a_new_connection(kind: str) -> None:
+    """Neither with each read, publish or watch, nor at rest: its answer takes it some time."""
+    with running(kind) as server:
+        async with open_redis_watchbus(server.url) as bus, open_redis_watchbus(server.url) as other:
+            server.call("CONFIG", "RESETSTAT")
+            async with bus.watch("k") as watch:
+                for _ in range(5):
+                    await bus.publish("k", b"")
+                    await watch.receive()
+            await until_at(bus, await other.publish("k", b""))
+            assert "cmdstat_info" not in server.call("INFO", "commandstats")
 
 
 async def test_a_server_that_does_not_say_whether_it_was_restarted() -> None:

@@ -564,7 +564,8 @@ local function watched()
   return call('SMEMBERS', INDEX)
 end
 
--- probe: fails where one of the names is of another type, or a command is not permitted.
+-- probe: fails where one of the names is of another type, or a command is not permitted, but for
+-- INFO: whoever cannot ask for it does not notice what others lost before it came.
 
 local function probe()
   local types = {

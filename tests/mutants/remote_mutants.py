@@ -228,8 +228,8 @@ MUTANTS = [
     Mutant(
         "messages out of order are believed",
         FEED,
-        "            if last <= before or message",
-        "            if message",
+        "        if last <= before or message",
+        "        if message",
         REMOTE,
     ),
     Mutant(
@@ -242,15 +242,22 @@ MUTANTS = [
     Mutant(
         "a position before the messages is believed",
         FEED,
-        "        if told.epoch != epoch or told.sequence < last:\n",
-        "        if told.epoch != epoch:\n",
+        "    if told.epoch != epoch or told.sequence < last:\n",
+        "    if told.epoch != epoch:\n",
         REMOTE,
     ),
     Mutant(
         "a position of another epoch is believed without a loss",
         FEED,
-        "        if told.epoch != epoch or told.sequence < last:\n",
-        "        if told.sequence < last:\n",
+        "    if told.epoch != epoch or told.sequence < last:\n",
+        "    if told.sequence < last:\n",
+        REMOTE,
+    ),
+    Mutant(
+        "a bookmark that goes back is believed",
+        FEED,
+        "            _check_order(self.resume, [], position)\n",
+        "            pass\n",
         REMOTE,
     ),
     Mutant(
@@ -312,7 +319,7 @@ MUTANTS = [
     Mutant(
         "a watch is resumed from where it was opened, not from the last message",
         FEED,
-        "        self.take_position(answer.position)\n",
+        "        self._advance(answer.position)\n",
         "",
         REMOTE,
     ),
@@ -326,7 +333,7 @@ MUTANTS = [
     Mutant(
         "a watch is resumed from before a loss, and told it again",
         FEED,
-        "        self._waiting.append(loss)\n        self.take_position(loss.position)\n",
+        "        self._waiting.append(loss)\n        self._advance(loss.position)\n",
         "        self._waiting.append(loss)\n",
         REMOTE,
     ),

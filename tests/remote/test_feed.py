@@ -325,6 +325,19 @@ def test_a_server_whose_messages_are_out_of_order_is_not_believed(frame: Any) ->
     assert fed.watch.position == "e-4"
 
 
+@pytest.mark.parametrize("position", ["e-3", "f-5", "e"])
+def test_a_bookmark_or_opening_that_goes_back_or_elsewhere_is_not_believed(position: str) -> None:
+    fed = Fed()
+    fed.give(3, position=4)
+    for take in (fed.feed.take_position, fed.feed.take_opening):
+        with pytest.raises(protocol.MalformedFrameError):
+            take(position)
+    assert fed.feed.resume == "e-4"
+    fed.feed.take_position("e-4")
+    fed.feed.take_position("e-5")
+    assert fed.feed.resume == "e-5"
+
+
 def test_history_whose_ids_are_no_positions_is_not_believed() -> None:
     fed = Fed(opened=False, history=1)
     with pytest.raises(protocol.MalformedFrameError, match="not a position"):

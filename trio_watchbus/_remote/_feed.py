@@ -121,10 +121,14 @@ class Feed:
         self._settle()
 
     def take_position(self, position: str) -> None:
-        """Take note that the server has sent everything up to `position`."""
-        self.resume = position
-        if not self._waiting:
-            self._head = position
+        """Take note that the server has sent everything up to `position`.
+
+        Raises:
+            MalformedFrameError: it had sent more before, or that is of another epoch.
+        """
+        if self.resume is not None:
+            _check_order(self.resume, [], position)
+        self._advance(position)
 
     def take_messages(self, answer: protocol.Messages) -> None:
         """Take messages.
@@ -147,7 +151,7 @@ class Feed:
             self._window -= len(messages)
             if self._window < 0:
                 raise protocol.MalformedFrameError("more messages than were asked for")
-        self._check_order(messages, answer.position)
+        _check_order(self.resume, messages, answer.position)
         watch.dropped += answer.dropped - self._dropped
         self._dropped = answer.dropped
         for message in messages:
@@ -155,7 +159,7 @@ class Feed:
                 self._keep(message)
             else:
                 watch.put(message)
-        self.take_position(answer.position)
+        self._advance(answer.position)
         self._settle()
 
     def lose(self, loss: WatchLaggedError) -> None:
@@ -166,7 +170,7 @@ class Feed:
             self._waiting.pop()
             loss = _joined(before, loss)
         self._waiting.append(loss)
-        self.take_position(loss.position)
+        self._advance(loss.position)
         self.watch.wake()
 
     # What the watch asks for; see `Source`
@@ -198,20 +202,10 @@ class Feed:
         self._waiting.clear()
         self._forget(self)
 
-    def _check_order(self, messages: list[Message], position: str) -> None:
-        epoch, last = parse_position(self.resume or "")
-        start = f"{epoch}-"
-        for message in messages:
-            # At half the cost of parsing it.
-            number = message.id.removeprefix(start)[:_DIGITS]
-            before, last = last, int(number) if number.isdecimal() else -1
-            if last <= before or message.id != f"{start}{last}":
-                raise protocol.MalformedFrameError(
-                    f"a message at {message.id[:80]!r} after {start}{before}"
-                )
-        told = parse_position(position)
-        if told.epoch != epoch or told.sequence < last:
-            raise protocol.MalformedFrameError(f"the position {told} after {start}{last}")
+    def _advance(self, position: str) -> None:
+        self.resume = position
+        if not self._waiting:
+            self._head = position
 
     def _keep(self, message: Message) -> None:
         """Keep a message behind a loss; of the kinds that drop, no more than their buffer holds."""
@@ -257,6 +251,27 @@ def parse_position(text: str) -> Position:
         return Position.parse(text)
     except InvalidPositionError as error:
         raise protocol.MalformedFrameError(str(error)) from None
+
+
+def _check_order(after: str, messages: list[Message], position: str) -> None:
+    """Check that `messages` follow `after` and each other, and that `position` is not before them.
+
+    Raises:
+        MalformedFrameError: they do not, or it is.
+    """
+    epoch, last = parse_position(after)
+    start = f"{epoch}-"
+    for message in messages:
+        # At half the cost of parsing it.
+        number = message.id.removeprefix(start)[:_DIGITS]
+        before, last = last, int(number) if number.isdecimal() else -1
+        if last <= before or message.id != f"{start}{last}":
+            raise protocol.MalformedFrameError(
+                f"a message at {message.id[:80]!r} after {start}{before}"
+            )
+    told = parse_position(position)
+    if told.epoch != epoch or told.sequence < last:
+        raise protocol.MalformedFrameError(f"the position {told} after {start}{last}")
 
 
 def _joined(first: WatchLaggedError, second: WatchLaggedError) -> WatchLaggedError:

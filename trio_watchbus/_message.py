@@ -21,8 +21,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         key: the key that it was published to; for a message sent to a prefix, that prefix.
         data: what was published.
-        id: its position in the bus's order, ``epoch-sequence``. Opaque: pass it as ``after`` to
-            receive everything that follows this message.
+        id: its position in the bus's order, ``epoch-sequence`` or ``epoch_branch-sequence``.
+            Opaque: pass it as ``after`` to receive everything that follows this message.
         time: when the bus accepted it, in seconds since 1970, UTC.
         is_prefix: whether it was sent to every key under a prefix.
     """
@@ -34,21 +34,31 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     is_prefix: bool = False
 
 
-_POSITION = re.compile(r"([0-9A-Za-z_]{1,64})-(0|[1-9][0-9]{0,17})", re.ASCII)
+_POSITION = re.compile(
+    r"([0-9A-Za-z]{1,64})(?:_([0-9A-Za-z]{1,32}))?-(0|[1-9][0-9]{0,17})", re.ASCII
+)
 
 
 class Position(NamedTuple):
     """A place between two messages of a bus: all up to `sequence` are before it.
 
-    A sequence alone would resume wrongly after the numbering started again, hence the epoch;
-    the pair is Centrifuge's.
+    A sequence alone would resume wrongly after the numbering restarted, hence the epoch; the pair
+    is Centrifuge's. A backend whose data can be replaced by an older copy may number two different
+    messages alike within one epoch; it sets `branch` to a nonce, so that their positions differ.
+
+    Attributes:
+        epoch: names the numbering.
+        sequence: the number of the newest message before this place.
+        branch: the nonce with which that message was stored; empty where the epoch suffices.
     """
 
     epoch: str
     sequence: int
+    branch: str = ""
 
     def __str__(self) -> str:
-        return f"{self.epoch}-{self.sequence}"
+        branch = f"_{self.branch}" if self.branch else ""
+        return f"{self.epoch}{branch}-{self.sequence}"
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -65,7 +75,7 @@ class Position(NamedTuple):
             raise InvalidPositionError(
                 f"not a position: {text[:80]!r}; use a message's id or a watch's position"
             )
-        return cls(match[1], int(match[2]))
+        return cls(match[1], int(match[3]), match[2] or "")
 
 
 def check_data(data: object, max_message_size: int) -> bytes:

@@ -214,7 +214,7 @@ class Dispatcher:
         rewritten = watch.epoch != self.epoch
         missed = watch.unread - held
         told = watch.gap or watch.request.overflow == "replay"
-        watch.epoch, watch.cursor = self.oldest
+        watch.epoch, watch.cursor = self.oldest.epoch, self.oldest.sequence
         watch.unread = held
         watch.gap = False
         if rewritten:

@@ -259,7 +259,7 @@ def _check_order(after: str, messages: list[Message], position: str) -> None:
     Raises:
         MalformedFrameError: they do not, or it is.
     """
-    epoch, last = parse_position(after)
+    epoch, last, _ = parse_position(after)
     start = f"{epoch}-"
     for message in messages:
         # At half the cost of parsing it.

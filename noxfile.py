@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 from python_discovery import get_interpreter
 
 nox.needs_version = ">=2026.10"
@@ -18,6 +20,23 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 # A Python that is not there is skipped, on CI too; but a run with none of them tests nothing.
 nox.options.error_on_missing_interpreters = not FOUND
+
+
+# Libraries of which this package uses private parts, or behaviour that is not documented.
+REACHED_INTO = {"trio", "quart", "quart-trio", "hypercorn", "trio-websocket", "redis"}
+
+
+def direct_dependencies() -> list[str]:
+    """Return the requirements of the package and of its extras."""
+    project = PYPROJECT["project"]
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    return [*project["dependencies"], *extras]
+
+
+def lower_bound(requirement: Requirement) -> str:
+    """Return the oldest version that `requirement` allows, as it names it."""
+    [bound] = [each.version for each in requirement.specifier if each.operator == ">="]
+    return bound
 
 
 def wheel_folder(session: nox.Session) -> Path:
@@ -114,6 +133,24 @@ def tests(session: nox.Session) -> None:
             "PYTHONSAFEPATH": "1",
             **one_server,
         },
+    )
+
+
+@nox.session(default=False, requires=["wheel"])
+@nox.parametrize("end", ["oldest", "newest"])
+def versions(session: nox.Session, end: str) -> None:
+    """Run the tests that reach into other libraries on the oldest or newest versions allowed."""
+    allowed = [Requirement(text) for text in direct_dependencies()]
+    wanted = [each for each in allowed if each.name in REACHED_INTO]
+    install(session, "test")
+    if end == "oldest":
+        session.install(*(f"{each.name}=={lower_bound(each)}" for each in wanted))
+    else:
+        session.install("--upgrade", *(f"{each.name}{each.specifier}" for each in wanted))
+    session.run(
+        *("pytest", "-n", "4", "--dist", "worksteal"),
+        *(session.posargs or ("tests/e2e", "tests/redis_bus", "tests/remote", "tests/web")),
+        env={"TRIO_WATCHBUS_TEST_WHEEL": "1", "PYTHONSAFEPATH": "1"},
     )
 
 

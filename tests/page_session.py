@@ -15,11 +15,11 @@ any of them whose first line is a comment that names a file
     it is the text of that page instead; all are looked at in one tab. ``<!-- after Ctrl-C: PART
     -->`` first interrupts what goes on and has that part in its command. After ``<!-- over a
     WebSocket: URL -->``, what a client of ``watchbus.v1`` says (→) and hears (←).
-``nginx``
-    A part of nginx's configuration; the page is skipped where there is no nginx.
 
-``<!-- not run: reason -->`` lets any block be. The folder holds a copy of the examples. Each
-port in ``127.0.0.1:PORT`` and ``port=PORT`` stands for a free one.
+``<!-- not run: reason -->`` lets any block be. After ``<!-- proxy: NAME -->`` it configures that
+proxy: the first on a page is started, and the page is skipped where it is not installed; the others
+are left to ``tests/e2e/test_proxies.py``. The folder holds a copy of the examples. Each port in
+``127.0.0.1:PORT`` and ``port=PORT`` stands for a free one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
 import tomllib
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack
 from itertools import count, groupby
 from pathlib import Path
 from typing import Self
@@ -44,6 +43,8 @@ import trio
 from browser import CHROMIUM, WITHOUT_CHROMIUM, in_browser
 from page_blocks import Block, Shown, blocks
 from playwright.sync_api import Browser, Page
+from proxies.programs import PROXIES
+from proxies.programs import running as running_proxy
 from redis_bus.servers import RedisServer, free_port, running
 from trio_websocket import open_websocket_url
 
@@ -52,6 +53,9 @@ EXAMPLES = ROOT / "docs/examples"
 
 REDIS_PORT = "6379"
 """Where pages take a server for granted; it is started before the first block that names it."""
+
+BUS_PORT = "8000"
+"""Where pages serve a bus."""
 
 SECONDS = 30
 """For one block to end, or to print what the page shows."""
@@ -117,8 +121,9 @@ class PageSession:
         self._last: list[str] = []
         self._going_on: list[Terminal] = []
         self._numbers = count()
-        self._servers = ExitStack()
+        self._servers = AsyncExitStack()
         self._redis: RedisServer | None = None
+        self._has_proxy = False
         self._tab = "{}"
         commands = folder / ".commands"
         commands.mkdir()
@@ -150,15 +155,15 @@ class PageSession:
     async def __aexit__(self, *_: object) -> None:
         for terminal in self._going_on:
             await terminal.stop()
-        self._servers.close()
+        await self._servers.aclose()
 
     def with_ports(self, text: str) -> str:
         """Return `text` with its addresses put on free ports, each always on the same."""
+        return _PORT.sub(lambda match: str(self._port(match[0])), text)
 
-        def port(match: re.Match[str]) -> str:
-            return str(self._ports.setdefault(match[0], free_port()))
-
-        return _PORT.sub(port, text)
+    def _port(self, named: str) -> int:
+        """Return the free port that stands for one of the page."""
+        return self._ports.setdefault(named, free_port())
 
     async def run(self, block: Block) -> None:
         """Do with `block` what its language and mark say."""
@@ -168,6 +173,9 @@ class PageSession:
         text = self.with_ports(block.text)
         file = _FILE.match(block.text)
         if block.mark == "not run" or block.language[:1] == "{":
+            return
+        if block.mark == "proxy":
+            await self._start_proxy(block.detail)
             return
         if file is not None:
             path = self.folder / file["name"]
@@ -189,8 +197,6 @@ class PageSession:
                 await self._interrupt(block.detail)
             # Where a command says its defaults, it says the page's ports.
             await self._expect(Shown(text), Shown(block.text))
-        elif block.language == "nginx":
-            await self._start_nginx(text)
         elif block.language == "json":
             json.loads(text)
         elif block.language == "toml":
@@ -228,34 +234,16 @@ class PageSession:
         self._last = terminal.printed
         assert terminal.process.returncode == 0, "\n".join(self._last)
 
-    async def _start_nginx(self, inside_http: str) -> None:
-        """Start nginx, where there is one, with `inside_http` in its configuration."""
-        server = shutil.which("nginx", path=self.environment["PATH"])
-        if server is None:
-            raise MissingToolError("there is no nginx on the PATH")
-        folders = "".join(
-            f"{kind}_temp_path {self.folder}/.nginx;"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        configuration = self.folder / ".nginx.conf"
-        configuration.write_text(
-            f"daemon off; pid {self.folder}/.nginx.pid; error_log stderr; events {{}}"
-            f" http {{ access_log off; {folders} {inside_http} }}"
-        )
-        await self.start([server, "-e", "stderr", "-p", str(self.folder), "-c", str(configuration)])
-        [port] = re.findall(r"listen 127\.0\.0\.1:(\d+)\b[^;]*;", inside_http)
-        await self._wait_until_open(int(port))
-
-    async def _wait_until_open(self, port: int) -> None:
-        """Return once connections to `port` are accepted."""
-        with trio.fail_after(SECONDS):
-            while True:
-                self.check()
-                with suppress(OSError):
-                    await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-                    return
-                # A process tells nobody when it begins to listen.
-                await trio.sleep(0.01)
+    async def _start_proxy(self, name: str) -> None:
+        """Start a proxy in front of what the page serves, unless one runs already."""
+        if self._has_proxy:
+            return
+        proxy = PROXIES[name]
+        if proxy.path is None:
+            raise MissingToolError(f"{proxy.program} is not installed")
+        ports = self._port(str(proxy.port)), self._port(BUS_PORT)
+        await self._servers.enter_async_context(running_proxy(proxy, self.folder, *ports))
+        self._has_proxy = True
 
     async def _interrupt(self, part: str) -> None:
         [terminal] = [each for each in self._going_on if part in each.command[-1]]

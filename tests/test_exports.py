@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from importlib.metadata import files
+from importlib.metadata import files, version
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -71,6 +71,10 @@ def test_the_package_shows_its_public_names_and_nothing_else() -> None:
         name for name in exported if not is_module(name)
     }
     assert exported <= shown
+
+
+def test_the_package_has_the_version_that_is_installed() -> None:
+    assert trio_watchbus.__version__ == version("trio-watchbus")
 
 
 @pytest.mark.parametrize("name", PUBLIC_MODULES)

@@ -47,6 +47,8 @@ __all__ = [
     "open_watchbus",
 ]
 
+__version__ = "0.1.0"
+
 # Tracebacks and reprs show the name that users import.
 for _name in __all__:
     if _name != "abc":

@@ -25,14 +25,14 @@ html_css_files = ["site.css"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# Names in single backticks are looked up, and stay code when they are nobody's.
+# Names in single backticks are looked up; those that are not found stay plain code.
 default_role = "py:obj"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-# Docstrings name what their readers import, without the module that it is in.
+# Docstrings use public names without their module.
 OWN_MODULES = ("trio_watchbus", "trio_watchbus.abc", "trio_watchbus.web", "trio_watchbus.testing")
-# Only names of this package are resolved: the pages are built without a network.
+# Only names of this package are resolved: the build uses no network.
 nitpick_ignore_regex = [("py:.*", r"(?!trio_watchbus\b).*")]
 
 
@@ -47,7 +47,7 @@ def resolve_own_name(app, env, node, contnode):
     return None
 
 
-# What a browser loads by itself, unlike a link that is followed.
+# What a browser loads by itself, unlike a link.
 LOADED = re.compile(
     r"""<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//|"""
     r"""\b(?:import|from)\s*\(?["']https?://|url\(["']?(?:https?:)?//"""
@@ -55,7 +55,7 @@ LOADED = re.compile(
 
 
 def check_that_nothing_is_loaded_from_elsewhere(app, exception):
-    """Pages are read without a network, and tell nobody that they are."""
+    """Reading the pages makes no request to other sites."""
     if exception is None and app.builder.format == "html":
         for path in Path(app.outdir).rglob("*"):
             if path.suffix in (".html", ".css", ".js"):
@@ -65,6 +65,6 @@ def check_that_nothing_is_loaded_from_elsewhere(app, exception):
 
 
 def setup(app):
-    """Have names that nobody knows looked up here, and the built pages looked over."""
+    """Resolve names of this package, and check the built pages."""
     app.connect("missing-reference", resolve_own_name)
     app.connect("build-finished", check_that_nothing_is_loaded_from_elsewhere)

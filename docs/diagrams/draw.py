@@ -1,6 +1,6 @@
-"""Draws each diagram of this folder anew: `NAME.svg` from `NAME.mmd`; `nox -s diagrams` runs it.
+"""Redraws each diagram of this folder, `NAME.svg` from `NAME.mmd`; `nox -s diagrams` runs it.
 
-The pages show the drawings, so that nothing has to be loaded or run to read them.
+The pages show the drawings, so that reading them loads and runs nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONFIGURATION = {
     "sequence": {"useMaxWidth": False, "mirrorActors": False},
     "fontFamily": "sans-serif",
     "theme": "base",
-    # On white, as the charts are: it reads on light pages and on dark ones.
+    # On white, like the charts; on dark pages `_static/site.css` inverts them.
     "themeVariables": {
         "fontSize": "16px",
         "primaryColor": BOX,

@@ -76,6 +76,20 @@ async def test_haproxy_holds_nothing_back_without_tls_either(tmp_path: Path) -> 
         await assert_passed_on_at_once(front)
 
 
+async def test_envoy_does_not_end_a_stream_after_15_seconds(tmp_path: Path) -> None:
+    """Which it does by default, however much the stream says."""
+    async with (
+        fronted(installed("envoy"), tmp_path, heartbeat=1) as front,
+        await front.connect() as client,
+    ):
+        await client.stream_events("/bus/sse?key=a", Host=front.host)
+        begin = trio.current_time()
+        while trio.current_time() < begin + 17:
+            await client.event()
+        await front.server.bus.publish("a", b"still there")
+        assert (await client.message_event()).data == "still there"
+
+
 async def test_a_websocket_works_both_ways(proxy: Proxy, tmp_path: Path) -> None:
     async with fronted(proxy, tmp_path, heartbeat=NEVER) as front, await front.connect() as client:
         protocol = {"Sec-WebSocket-Protocol": "watchbus.v1"}

@@ -127,7 +127,7 @@ MUTANTS = [
     ),
     Mutant(
         "a server may have no more files open than the shell lets it",
-        "_cli/_workers.py",
+        "_cli/_worker.py",
         "    _allow_files(options.max_connections + _SPARE_FILES)\n",
         "",
         ("tests/cli/test_serve.py",),

@@ -13,6 +13,7 @@ import click
 import trio
 
 from .._cli._errors import MissingExtraError, blaming
+from .._cli._stop import StopRequests
 from .._errors import WatchBusError
 from .._open import open_watchbus
 from ._bus import measure_bus
@@ -89,7 +90,8 @@ def _load_options(clients: str, **defaults: int) -> Callable[[_Command], _Comman
 
 
 @click.group()
-def bench() -> None:
+@click.pass_obj
+def bench(stop: StopRequests | None) -> None:
     """Measure how fast a bus or a served bus is on this machine.
 
     Prints a row for each size and rate: what was delivered and what was lost, how much a second,
@@ -98,6 +100,9 @@ def bench() -> None:
     process that it did not start, and the processor's share where a row took less than half a
     second.
     """
+    # An interrupt unwinds what a bench holds: servers, folders, a progress bar.
+    if stop is not None:
+        stop.release()
 
 
 @bench.command("memory")
@@ -159,7 +164,7 @@ def bench_publish(batch: int, bus_url: str | None, **options: Any) -> None:
 
 def _on_bus(bench: str, url: str, publishers: int) -> Measure:
     async def run(load: Load, progress: Progress) -> Figures:
-        with blaming("--bus"):
+        with blaming("bus_url"):
             opening = open_watchbus(url)
         try:
             async with opening as bus:

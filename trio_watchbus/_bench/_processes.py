@@ -21,12 +21,14 @@ _START_SECONDS = 20.0
 @contextmanager
 def served_bus(bus_url: str = "memory://") -> Iterator[tuple[str, int]]:
     """Serve a bus in a process of its own; give its URL and that process's id."""
-    # It stops when its standard input ends: also when this process is killed.
+    # It stops when its standard input ends: also when this process is killed. It does not hear
+    # Ctrl-C in the terminal.
     with subprocess.Popen(  # noqa: S603 - this interpreter, by its path
         [sys.executable, "-m", "trio_watchbus._bench._serve", bus_url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -60,6 +62,7 @@ def redis_server() -> Iterator[str]:
                 *("--save", "", "--appendonly", "no"),
             ],
             stdout=subprocess.DEVNULL,
+            process_group=0,
         )
         try:
             _wait_until_it_listens(process, path)

@@ -11,7 +11,7 @@ from functools import partial
 
 import trio
 
-from .._cli._workers import collect_less_often
+from .._cli._worker import collect_less_often
 from .._open import open_watchbus
 from ..web import ServerOptions, serve
 

@@ -1,11 +1,10 @@
-"""What the commands share that use a bus: how it is named and opened, and how they end."""
+"""What the commands that use a bus share: naming it, opening it, and ending."""
 
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,13 +14,18 @@ import trio
 from .._errors import WatchBusError
 from .._open import open_watchbus
 from ..abc import WatchBus
-from ._errors import blaming, failure_of
+from ._errors import blaming, failure_of, source_of
+from ._logging import log_to_stderr
 from ._opening import opened
+from ._stop import StopRequests
 
 DEFAULT_BUS = "http://127.0.0.1:8000"
 
+_LEAVE_SECONDS = 5.0
+"""Seconds that a command has to end after a signal: leaving a bus takes less than one."""
+
 Opening = Callable[[trio.Nursery], AbstractAsyncContextManager[WatchBus]]
-"""What gives a bus to be entered, from a nursery for what is to be said while that takes long."""
+"""Makes the bus to enter; the nursery is for the task that reports a bus that is slow to open."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,7 +46,7 @@ def bus_options(function: Function) -> Function:
             show_envvar=True,
             default=DEFAULT_BUS,
             show_default=True,
-            help="A served bus: http, https, ws, wss; or Redis: redis, rediss, unix.",
+            help="A served bus (http, https, ws, wss) or Redis (redis, rediss, unix).",
         ),
     ):
         function = option(function)
@@ -54,66 +58,65 @@ def open_bus(bus_url: str, token: str | None) -> Opening:
 
     Raises:
         MissingExtraError: what it needs is not installed.
-        click.UsageError: there is no such bus, or it takes no such token.
+        click.UsageError: the URL or the token is wrong.
     """
     if bus_url.lower().startswith("memory:"):
+        source = source_of(click.get_current_context(), "bus_url")
         raise click.UsageError(
-            "--bus: a bus in memory is this process's own, and nobody else sees it: watchbus serve"
-            f" serves one, at {DEFAULT_BUS} unless told"
+            f"{source}: a memory:// bus exists only inside this command; start `watchbus serve`"
+            f" and use its URL, {DEFAULT_BUS} by default"
         )
-    with blaming("--bus"):
+    with blaming("bus_url"):
         opening = open_watchbus(bus_url)
     if token is not None:
         try:
-            with blaming("--token"):
+            with blaming("token"):
                 opening = open_watchbus(bus_url, token=token)
         except TypeError:
-            raise click.UsageError("--token is for a served bus, as http://host:8000") from None
+            source = source_of(click.get_current_context(), "token")
+            raise click.UsageError(
+                f"{source}: only a served bus, such as http://host:8000, takes a token"
+            ) from None
     return partial(opened, opening, bus_url)
 
 
-def run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
-    """Run a command until it ends, or Ctrl-C or SIGTERM ends it; return the status to exit with.
+def run(function: Callable[[trio.Nursery], Awaitable[None]], stop: StopRequests) -> int:
+    """Run a command until it ends, or SIGINT or SIGTERM ends it; return the exit status.
 
     Args:
         function: gets a nursery for what runs beside it, which is cancelled when it ends.
+        stop: hears the signals.
 
     Raises:
-        CommandError: it failed because of something outside of this program.
+        CommandError: something outside of this program failed.
+        OutputError: standard output cannot be written.
     """
-    # What becomes of the connection is told on standard error.
-    logging.basicConfig(format="watchbus: %(message)s", level=logging.WARNING)
+    # The state of the connection is reported on standard error.
+    log_to_stderr("watchbus: %(message)s", logging.WARNING)
     logging.getLogger("trio_watchbus").setLevel(logging.INFO)
     try:
-        return trio.run(_run, function)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        raise
+        trio.run(_run, function, stop)
     except (WatchBusError, ValueError, OSError, trio.BrokenResourceError) as error:
-        # A served bus tells by a ValueError what its limits do not let it do.
+        # A served bus reports its limits by a ValueError.
         raise failure_of(error) from None
+    return 0 if stop.number is None else 128 + stop.number
 
 
-async def _run(function: Callable[[trio.Nursery], Awaitable[None]]) -> int:
-    status = 0
+async def _run(function: Callable[[trio.Nursery], Awaitable[None]], stop: StopRequests) -> None:
+    token = trio.lowlevel.current_trio_token()
     failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
 
-    async def stop_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-        nonlocal status
-        async for number in signals:
-            status = 128 + number
-            scope.cancel()
+        def cancel(_: int) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(nursery.cancel_scope.cancel)
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop_at_signal, signals, nursery.cancel_scope)
-            # Past the nursery, which would wrap it into a group.
-            try:
-                await function(nursery)
-            except Exception as error:  # noqa: BLE001
-                failure = error
-            nursery.cancel_scope.cancel()
+        stop.on_stop(cancel, seconds=_LEAVE_SECONDS)
+        # Past the nursery, which would wrap it into a group.
+        try:
+            await function(nursery)
+        except Exception as error:  # noqa: BLE001
+            failure = error
+        nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    return status

@@ -1,4 +1,4 @@
-"""What the commands say when they fail: one line, and no secret in it."""
+"""What the commands say when they fail: one line, that names the option, without secrets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from click.core import ParameterSource
 
 from .._errors import BusUnavailableError, HistoryLostError, PublishUnknownError
+from ._printable import printable
 
 # Up to the last @, as a password may have some; spaces too.
 _USER = re.compile(r"(?<=://)[^/?#]*@")
@@ -29,32 +31,53 @@ class MissingExtraError(click.ClickException):
     exit_code = 2
 
 
+def say(message: str) -> None:
+    """Print a message on standard error: one line, without secrets or control characters."""
+    click.echo(f"watchbus: {printable(masked(' '.join(message.split())))}", err=True)
+
+
 @contextmanager
-def blaming(option: str) -> Iterator[None]:
-    """Have what is wrong with the value of `option`, one that names a bus, told as its fault.
+def blaming(parameter: str) -> Iterator[None]:
+    """Turn errors about a value into usage errors that name where the value came from.
+
+    Args:
+        parameter: the argument of the command's function that has the value.
 
     Raises:
-        MissingExtraError: such a bus needs what is not installed.
-        click.UsageError: there is no such bus.
+        MissingExtraError: the value needs an extra that is not installed.
+        click.UsageError: the value is wrong.
     """
     try:
         yield
     except ImportError as error:
         raise MissingExtraError(str(error)) from None
     except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
+        source = source_of(click.get_current_context(), parameter)
+        raise click.UsageError(f"{source}: {error}") from None
+
+
+def source_of(context: click.Context, parameter: str) -> str:
+    """Return what gave a parameter its value: the option, or the environment variable."""
+    for option in context.command.params:
+        if option.name == parameter and isinstance(option, click.Option):
+            if context.get_parameter_source(parameter) is ParameterSource.ENVIRONMENT:
+                return str(option.envvar)
+            return option.opts[0]
+    return parameter
 
 
 def failure_of(error: BaseException) -> CommandError:
-    """Return what is said of `error`, or of the first one in a group of them.
+    """Return what to say about `error`, or about the first one in a group.
 
-    With what to do where the bus cannot be used, or not from where it was to be.
+    If the bus cannot be used, or cannot resume from the position asked for, that includes what to
+    do.
     """
     text = one_line(error)
     first = next(_leaves(error))
     if isinstance(first, BusUnavailableError) and not isinstance(first, PublishUnknownError):
+        bus = _source_of_bus()
         refused = os.strerror(errno.ECONNREFUSED).lower() in text.lower()
-        hint = "start it, or name another with --bus" if refused else "check --bus"
+        hint = f"start it, or name another with {bus}" if refused else f"check {bus}"
         # What a backend says may be a sentence of its own.
         text = f"{text.rstrip('.')}; {hint}"
     elif isinstance(first, HistoryLostError):
@@ -62,10 +85,15 @@ def failure_of(error: BaseException) -> CommandError:
     return CommandError(text)
 
 
-def masked(text: str) -> str:
-    """Return `text` with what may be secret in its URLs masked: user, password and query.
+def _source_of_bus() -> str:
+    context = click.get_current_context(silent=True)
+    return "--bus" if context is None else source_of(context, "bus_url")
 
-    The query up to a space, behind which the text may go on.
+
+def masked(text: str) -> str:
+    """Return `text` with everything that may be secret in its URLs masked: user, password, query.
+
+    The query ends at a space, after which the text may go on.
     """
     return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
@@ -77,7 +105,7 @@ def shown_url(bus_url: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what `error` says, or what the first one in a group of them does, on one line."""
+    """Return the message of `error`, or of the first one in a group, on one line."""
     error = next(_leaves(error))
     text = str(error) or type(error).__name__
     cause = str(error.__cause__ or "")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import signal
 from importlib import import_module
 from typing import Never
 
 import click
+from click.core import ParameterSource
 
-from ._errors import MissingExtraError, masked
+from ._errors import MissingExtraError, say, source_of
+from ._stop import StopRequests
+from ._streams import OutputError, ReaderGoneError
 
 # Where each command stands, and the extra of the distribution that it needs.
 _COMMANDS = {
@@ -18,8 +20,6 @@ _COMMANDS = {
     "serve": ("trio_watchbus._cli._serve:serve", "server"),
     "watch": ("trio_watchbus._cli._watch:watch", "client"),
 }
-
-_INTERRUPTED = 130
 
 
 class _Commands(click.Group):
@@ -87,32 +87,58 @@ def watchbus() -> None:
     """
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command that `arguments` name, and return the status to exit with."""
+def run(arguments: list[str], stop: StopRequests | None = None) -> int:
+    """Run the command that `arguments` name, and return the exit status.
+
+    Args:
+        arguments: those of the process, without its name.
+        stop: hears requests to stop; commands that go on need it.
+    """
     try:
         for argument in arguments:
             argument.encode()
-        result = watchbus.main(arguments, prog_name="watchbus", standalone_mode=False)
+        result = watchbus.main(arguments, prog_name="watchbus", standalone_mode=False, obj=stop)
     except UnicodeEncodeError:
         return _fail("arguments must be UTF-8", 2)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
     except click.UsageError as error:
-        where = "watchbus" if error.ctx is None else error.ctx.command_path
-        return _fail(f"{error.format_message()} (see {where} --help)", error.exit_code)
+        return _fail(_usage_message(error), error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
-    except SystemExit:
-        # What Click does, with status 1, where whoever read the output has gone: to have seen
-        # enough is no failure. What is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGoneError:
+        # Having seen enough, as `head` has, is no failure.
         return 0
+    except OutputError as error:
+        return _fail(str(error), 1)
+    except click.Abort:
+        # What Click makes of a KeyboardInterrupt.
+        return _interrupted(stop)
+    except BaseExceptionGroup as group:
+        # What Trio's nurseries make of it.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return _interrupted(stop)
     return result if isinstance(result, int) else 0
 
 
+def _interrupted(stop: StopRequests | None) -> int:
+    return 128 + (signal.SIGINT if stop is None or stop.number is None else stop.number)
+
+
+def _usage_message(error: click.UsageError) -> str:
+    """Return what is wrong; a value from the environment is blamed on its variable."""
+    context = error.ctx
+    if context is None:
+        return f"{error.format_message()} (see watchbus --help)"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        name = error.param.name
+        if context.get_parameter_source(name or "") is ParameterSource.ENVIRONMENT:
+            error.param_hint = source_of(context, name or "")
+    return f"{error.format_message()} (see {context.command_path} --help)"
+
+
 def _fail(message: str, status: int) -> int:
-    click.echo(f"watchbus: {masked(' '.join(message.split()))}", err=True)
+    say(message)
     return status

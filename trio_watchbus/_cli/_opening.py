@@ -1,4 +1,4 @@
-"""A bus that may keep its user waiting."""
+"""Opening a bus that may not answer soon."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from contextlib import (
     contextmanager,
 )
 
-import click
 import trio
 
 from ..abc import WatchBus
-from ._errors import shown_url
+from ._errors import say, shown_url
 
 _PATIENCE = 1.0
-"""Seconds after which the user is told what is waited for: one that is there has answered by then.
+"""Seconds after which the user is told what is waited for; a bus that is up has answered by then.
 """
 
 
@@ -25,7 +24,7 @@ _PATIENCE = 1.0
 async def opened(
     opening: AbstractAsyncContextManager[WatchBus], bus_url: str, nursery: trio.Nursery
 ) -> AsyncIterator[WatchBus]:
-    """Enter a bus; where that takes long, say so on standard error, once.
+    """Enter a bus; if that takes long, say so on standard error, once.
 
     Args:
         opening: the bus, to be entered.
@@ -40,10 +39,10 @@ async def opened(
 
 @contextmanager
 def telling_late(bus_url: str, nursery: trio.Nursery) -> Iterator[None]:
-    """Say on standard error what is waited for, where this block takes long.
+    """Say on standard error which bus is waited for, if this block takes long.
 
     Args:
-        bus_url: the URL of the bus that is to answer.
+        bus_url: the URL of the bus.
         nursery: for the task that says so; it ends with the block, or with the nursery.
     """
     waiting = trio.CancelScope()
@@ -57,4 +56,4 @@ def telling_late(bus_url: str, nursery: trio.Nursery) -> Iterator[None]:
 async def _tell_late(waiting: trio.CancelScope, bus_url: str) -> None:
     with waiting:
         await trio.sleep(_PATIENCE)
-        click.echo(f"watchbus: waiting for {shown_url(bus_url)}", err=True)
+        say(f"waiting for {shown_url(bus_url)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from functools import partial
@@ -18,8 +19,8 @@ from ..abc import WatchBus
 from ._client import Opening, bus_options, open_bus, run
 from ._errors import CommandError, one_line
 from ._opening import telling_late
-
-_STDIN = 0
+from ._stop import StopRequests
+from ._streams import STDIN
 
 _READ_BYTES = 64 * 1024
 """Bytes of standard input read at once, as many as a pipe holds: what comes while a batch is being
@@ -29,25 +30,34 @@ _BATCH_MESSAGES = 1000
 
 _PATIENCE = 1.0
 _TELL_EVERY = 0.1
-"""Seconds after which it is told how far it is, and between that and the next time."""
+"""Seconds until progress is shown, and between updates."""
 
 
 @click.command()
 @click.argument("arguments", metavar="KEY [DATA|-]", nargs=-1)
 @click.option("--prefix", help="Publish to every key that starts with this, instead of to KEY.")
 @bus_options
-def publish(arguments: tuple[str, ...], prefix: str | None, bus_url: str, token: str | None) -> int:
+@click.pass_obj
+def publish(
+    stop: StopRequests,
+    /,
+    arguments: tuple[str, ...],
+    prefix: str | None,
+    bus_url: str,
+    token: str | None,
+) -> int:
     """Publish DATA to KEY, and print the message's id.
 
-    With - or nothing in place of DATA, each line of standard input is published as it comes; lines
-    that come fast are published together, and nothing is printed.
+    With - or nothing in place of DATA, each line of standard input is published as it comes,
+    without its line end (LF or CRLF). Lines that come fast are published together, and nothing is
+    printed.
     """
     name, data = _address(arguments, prefix)
     is_prefix = prefix is not None
     opening = open_bus(bus_url, token)
     if data is None or data == "-":
-        return run(partial(_publish_lines, opening, name, is_prefix))
-    return run(partial(_publish_one, opening, bus_url, name, is_prefix, data.encode()))
+        return run(partial(_publish_lines, opening, name, is_prefix), stop)
+    return run(partial(_publish_one, opening, bus_url, name, is_prefix, data.encode()), stop)
 
 
 def _address(arguments: tuple[str, ...], prefix: str | None) -> tuple[str, str | None]:
@@ -120,7 +130,10 @@ def _batch_size(bus: WatchBus) -> int:
 
 @final
 class _Lines:
-    """The lines of standard input: each time those that have come since.
+    """The lines of standard input: each time, those that have come since.
+
+    A line ends with LF or CRLF; the last one may lack its end. Everything else is data: a CR
+    anywhere else, NUL, a byte order mark.
 
     Args:
         longest: bytes that a line may have.
@@ -128,7 +141,8 @@ class _Lines:
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
-        self._begun = b""
+        # The line that has not ended yet. Appended to in place, as its parts may be small.
+        self._begun = bytearray()
         self._ended = False
 
     def __aiter__(self) -> Self:
@@ -136,17 +150,16 @@ class _Lines:
 
     async def __anext__(self) -> list[bytes]:
         while not self._ended:
-            # Left alone at a cancel, it ends with the process.
-            data = await trio.to_thread.run_sync(
-                os.read, _STDIN, _READ_BYTES, abandon_on_cancel=True
-            )
-            *lines, self._begun = (self._begun + data).split(b"\n")
+            # Abandoned on cancel; the thread ends with the process.
+            data = await trio.to_thread.run_sync(_read_stdin, abandon_on_cancel=True)
             if not data:
                 self._ended = True
-                # The last line may lack its end.
                 if self._begun:
-                    return [self._begun]
-            if len(self._begun) > self._longest:
+                    return [bytes(self._begun)]
+                break
+            lines = self._split(data)
+            # One more for the CR that may be a part of its end.
+            if len(self._begun) > self._longest + 1:
                 raise MessageTooLargeError(
                     f"a line has more than the {self._longest} bytes that the bus takes"
                 )
@@ -154,10 +167,35 @@ class _Lines:
                 return lines
         raise StopAsyncIteration
 
+    def _split(self, data: bytes) -> list[bytes]:
+        first, *rest = data.split(b"\n")
+        self._begun += first
+        if not rest:
+            return []
+        lines = [bytes(self._begun), *rest[:-1]]
+        self._begun = bytearray(rest[-1])
+        return [line.removesuffix(b"\r") for line in lines]
+
+
+def _read_stdin() -> bytes:
+    """Return what comes next on standard input, or nothing at its end.
+
+    Raises:
+        CommandError: it cannot be read.
+    """
+    while True:
+        try:
+            return os.read(STDIN, _READ_BYTES)
+        except BlockingIOError:
+            # Another process that has the same pipe or terminal open made it non-blocking.
+            select.select([STDIN], [], [])
+        except OSError as error:
+            raise CommandError(f"cannot read standard input: {error.strerror}") from None
+
 
 @final
 class _Progress:
-    """Tells on a terminal how many lines were published, when it takes long.
+    """Shows on a terminal how many lines were published, if it takes long.
 
     Attributes:
         count: how many.
@@ -167,14 +205,14 @@ class _Progress:
         self.count = 0
         self._due = time.monotonic() + _PATIENCE
         # Not between lines that are being typed.
-        self._told = sys.stderr.isatty() and not os.isatty(_STDIN)
+        self._wanted = sys.stderr.isatty() and not os.isatty(STDIN)
         self._shown = False
 
     def add(self, count: int) -> None:
-        """Take note of more lines."""
+        """Count more lines."""
         self.count += count
         now = time.monotonic()
-        if self._told and now >= self._due:
+        if self._wanted and now >= self._due:
             self._due = now + _TELL_EVERY
             self._show()
 

@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,13 @@ from .._open import open_watchbus
 from ..web._hypercorn import make_config
 from ..web._listen import Bind, open_socket, url_of
 from ..web._options import ServerOptions
-from ._errors import CommandError, blaming, one_line, shown_url
-from ._workers import log_to_stderr, run_worker, run_workers
+from ._errors import CommandError, blaming, one_line, say, shown_url, source_of
+from ._stop import StopRequests
+from ._worker import log_server, report_stop, run_worker
+from ._workers import run_workers
 
 _DEFAULTS = ServerOptions()
+_SETTINGS = {field.name for field in fields(ServerOptions)}
 
 
 def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -76,36 +79,45 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
 @_setting("max_batch_size", type=int, help="Bytes of an NDJSON batch.")
 @_setting("max_batch_messages", type=int, help="Messages of a batch.")
 @_setting("access_log", is_flag=True, help="Log each request.")
-def serve(bind: str, bus_url: str, workers: int, **settings: Any) -> int:
+@click.pass_obj
+def serve(stop: StopRequests, /, bind: str, bus_url: str, workers: int, **settings: Any) -> int:
     """Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.
 
     SIGTERM or Ctrl-C stops it: streams are told, and pending requests are answered, within the
-    grace period. A second signal ends it at once.
+    grace period. A second signal stops it at once.
     """
     try:
         options = ServerOptions(**settings)
-        place = Bind.parse(bind)
     except ValueError as error:
-        raise click.UsageError(_by_flag(error)) from None
+        raise click.UsageError(_by_source(error)) from None
+    with blaming("bind"):
+        place = Bind.parse(bind)
     check_bus_url(bus_url, workers)
     check_tls(options)
-    log_to_stderr(options)
+    log_server(options)
     options = replace(options, allowed_hosts=(*options.allowed_hosts, place.host))
     with listen(place, options) as listening:
-        say = partial(click.echo, announcement(bus_url, listening, options), err=True)
-        if workers == 1:
-            return run_worker(listening, bus_url, options, say)
-        return run_workers(workers, listening, bus_url, options, say)
+        announce = partial(_announce, bus_url, url_of(listening, tls=options.certfile is not None))
+        if workers > 1:
+            return run_workers(workers, listening, bus_url, options, stop, announce)
+        return run_worker(
+            listening,
+            bus_url,
+            options,
+            stop,
+            announce=announce,
+            report_stop=partial(report_stop, options.grace),
+        )
 
 
 def check_bus_url(bus_url: str, workers: int) -> None:
     """Return if that many workers can serve the bus of this URL."""
-    with blaming("--bus"):
+    with blaming("bus_url"):
         open_watchbus(bus_url)
     if workers > 1 and bus_url.lower().startswith("memory:"):
         raise click.UsageError(
-            f"a bus in memory is one process's, and each of {workers} workers would have its own:"
-            " give a --bus that they share, as redis://127.0.0.1, or --workers 1"
+            f"each of {workers} workers would have a memory:// bus of its own: give a --bus that"
+            " they share, such as redis://127.0.0.1, or --workers 1"
         )
 
 
@@ -118,16 +130,23 @@ def listen(place: Bind, options: ServerOptions) -> socket.socket:
     except OSError as error:
         reason = "" if error.strerror is None else error.strerror.lower()
         hint = "stop what listens there, or choose" if error.errno == errno.EADDRINUSE else "choose"
+        source = source_of(click.get_current_context(), "bind")
         raise CommandError(
-            f"cannot listen on {place.host}:{place.port}: {reason}; {hint} another with --bind"
+            f"cannot listen on {place.host}:{place.port}: {reason}; {hint} another with {source}"
         ) from None
     except ValueError as error:
-        raise click.UsageError(_by_flag(error)) from None
+        raise click.UsageError(_by_source(error)) from None
 
 
-def _by_flag(error: ValueError) -> str:
-    """Return what `error` says, with the option alone where it names a setting and its option."""
-    return re.sub(r"\w+ \((--[a-z-]+)\)", r"\1", str(error))
+def _by_source(error: ValueError) -> str:
+    """Return the message of `error`, with settings named by their option or variable."""
+    context = click.get_current_context()
+    # One that names the option beside the setting.
+    message = re.sub(r"\b(\w+) \(--[a-z-]+\)", r"\1", str(error))
+    names = [param.name for param in context.command.params if param.name in _SETTINGS]
+    return re.sub(
+        rf"\b({'|'.join(map(str, names))})\b", lambda name: source_of(context, name[0]), message
+    )
 
 
 def check_tls(options: ServerOptions) -> None:
@@ -140,14 +159,14 @@ def check_tls(options: ServerOptions) -> None:
         elif error.reason == "KEY_VALUES_MISMATCH":
             reason = "the key is not that of the certificate"
         else:
-            # What OpenSSL says of either file is "PEM lib".
-            reason = "the one is no PEM certificate, or the other no PEM key"
+            # OpenSSL says "PEM lib" for either file.
+            reason = "the first is not a PEM certificate, or the second is not a PEM key"
         raise CommandError(
             f"cannot serve TLS with {options.certfile} and {options.keyfile}: {reason}"
         ) from None
 
 
-def announcement(bus_url: str, listening: socket.socket, options: ServerOptions) -> str:
-    """Return where the server is, and how to try it."""
-    url = url_of(listening, tls=options.certfile is not None)
-    return f"watchbus: {shown_url(bus_url)} served at {url}\n  try: curl -N '{url}/sse?key=hello'"
+def _announce(bus_url: str, url: str) -> None:
+    """Say where the server is, and how to try it."""
+    say(f"{shown_url(bus_url)} served at {url}")
+    click.echo(f"  try: curl -N '{url}/sse?key=hello'", err=True)

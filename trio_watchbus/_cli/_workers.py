@@ -1,85 +1,29 @@
-"""Processes that serve one socket: this one, or several of its children."""
+"""Several processes that serve one socket, and their parent."""
 
 from __future__ import annotations
 
-import gc
-import logging
+import contextlib
 import multiprocessing
-import os
-import resource
 import signal
 import socket
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import final
 
-import click
 import trio
 
-from .._errors import WatchBusError
-from .._open import open_watchbus
 from ..web._options import ServerOptions
-from ..web._server import serve_socket
-from ._errors import CommandError, failure_of
-from ._opening import opened
+from ._errors import CommandError, say
+from ._stop import StopRequests, block_signals, next_from_parent, request_to
+from ._streams import install_streams
+from ._worker import LATE_SECONDS, log_server, report_stop, run_worker
 
-_SPARE_FILES = 100
-"""Files that a worker may have open beside its connections."""
-
-_YOUNG_OBJECTS = 10_000
-"""Objects that may be made and not freed before the collector looks: usually 700, or 2,000."""
-
-_LATE_SECONDS = 5.0
-"""Seconds after the grace at which a process that has not ended is killed."""
-
-_HURRY_SECONDS = 1.0
-"""Seconds that a process has to end at once, by a cancel, before it is killed."""
-
-_EXPECTED = (WatchBusError, OSError, trio.BrokenResourceError)
-"""What can go wrong outside of this program."""
-
-
-def run_worker(
-    listening: socket.socket,
-    bus_url: str,
-    options: ServerOptions,
-    announce: Callable[[], None] = lambda: None,
-) -> int:
-    """Serve in this process until a signal ends it; return the status to exit with.
-
-    Args:
-        listening: the socket that listens.
-        bus_url: what to serve.
-        options: what the server allows.
-        announce: called once it serves.
-
-    Raises:
-        CommandError: the bus cannot be reached, or failed.
-    """
-    _allow_files(options.max_connections + _SPARE_FILES)
-    collect_less_often()
-    try:
-        return trio.run(_serve, listening, bus_url, options, announce)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if not _is_expected(error):
-            raise
-        raise failure_of(error) from None
-
-
-def collect_less_often() -> None:
-    """Have the cyclic garbage collector look at this process's objects less often.
-
-    Each message to a thousand streams makes more objects at once than its thresholds expect, none
-    of them garbage, and each look at all objects stops every stream: with the usual thresholds
-    they took a quarter of the time, and the slowest of a hundred deliveries twice as long.
-    """
-    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
+_PARENT_SECONDS = 1.0
+"""Seconds that the parent waits longer than its workers, who end themselves when they are late."""
 
 
 def run_workers(
@@ -87,188 +31,156 @@ def run_workers(
     listening: socket.socket,
     bus_url: str,
     options: ServerOptions,
+    stop: StopRequests,
     announce: Callable[[], None],
 ) -> int:
-    """Serve in `count` children until a signal ends them; return the status to exit with.
+    """Serve in `count` children until asked to stop; return the exit status.
+
+    Children do not hear signals. The parent passes on to them what it hears through a pipe each,
+    so that a signal to the whole process group, as Ctrl-C in a terminal is, counts once.
 
     Args:
         count: how many.
         listening: the socket that listens; closed here.
         bus_url: what to serve.
         options: what the server allows.
+        stop: hears the requests to stop.
         announce: called once all of them serve.
 
     Raises:
         CommandError: a child ended by itself; the others were ended.
     """
+    # It would unblock the signals when the first child is started (Python 3.11).
+    resource_tracker.ensure_running()
+    block_signals()
     context = multiprocessing.get_context("spawn")
     told, telling = context.Pipe(duplex=False)
-    workers = [
-        context.Process(target=_run_child, args=(listening, bus_url, options, telling), daemon=True)
-        for _ in range(count)
-    ]
-    for worker in workers:
-        worker.start()
+    workers = [_Worker(context, listening, bus_url, options, telling) for _ in range(count)]
     telling.close()
-    # Theirs alone, so that nobody waits to be accepted once they have stopped.
+    # Only the workers' from now on, so that nothing is accepted once they have stopped.
     listening.close()
-    supervisor = _Supervisor(workers, told, announce, options.grace + _LATE_SECONDS)
+    supervisor = _Supervisor(workers, told, stop, options.grace, announce)
     trio.run(supervisor.run)
-    ended = supervisor.ended
-    if ended is not None:
-        raise CommandError(
-            f"worker {ended.pid} ended by itself, with status {ended.exitcode};"
-            " the others were stopped"
-        )
-    return supervisor.status
-
-
-async def _serve(
-    listening: socket.socket, bus_url: str, options: ServerOptions, announce: Callable[[], None]
-) -> int:
-    stop = trio.Event()
-    deadline = _Deadline()
-    serving = False
-    status = 0
-
-    def begin_stop() -> None:
-        deadline.set(options.grace + _LATE_SECONDS, 1)
-        stop.set()
-
-    async def wait_for_stop() -> None:
-        nonlocal serving
-        serving = True
-        announce()
-        await stop.wait()
-
-    async def handle_signals(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-        nonlocal status
-        async for number in signals:
-            if stop.is_set() or not serving:
-                status = 128 + number
-                deadline.set(_HURRY_SECONDS, status)
-                scope.cancel()
-            begin_stop()
-
-    with deadline, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(handle_signals, signals, nursery.cancel_scope)
-            nursery.start_soon(_outlive_no_parent, begin_stop)
-            async with opened(open_watchbus(bus_url), bus_url, nursery) as bus:
-                await serve_socket(bus, listening, options, wait_for_stop)
-            nursery.cancel_scope.cancel()
-    return status
-
-
-async def _outlive_no_parent(stop: Callable[[], None]) -> None:
-    """Call `stop` when the parent that started this process as a worker is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        await trio.lowlevel.wait_readable(parent.sentinel)
-        stop()
+    return supervisor.status()
 
 
 @final
-class _Deadline:
-    """Ends this process when its time is up, whatever holds it: a wait that no cancel reaches, say.
+class _Worker:
+    """A child that serves, as its parent sees it."""
 
-    By a thread, as Trio cannot end before all of its tasks have.
-    """
+    def __init__(
+        self,
+        context: SpawnContext,
+        listening: socket.socket,
+        bus_url: str,
+        options: ServerOptions,
+        telling: Connection,
+    ) -> None:
+        requests, self._requesting = context.Pipe(duplex=False)
+        self.process: SpawnProcess = context.Process(
+            target=_run_child, args=(listening, bus_url, options, telling, requests), daemon=True
+        )
+        self.process.start()
+        requests.close()
 
-    def __init__(self) -> None:
-        self._timer: threading.Timer | None = None
-
-    def set(self, seconds: float, status: int) -> None:
-        """Have the process end after so many seconds; an earlier deadline stays."""
-        if self._timer is None or seconds < self._timer.interval:
-            self.__exit__()
-            self._timer = threading.Timer(seconds, _exit_now, [status])
-            self._timer.daemon = True
-            self._timer.start()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-def _exit_now(status: int) -> None:
-    click.echo("watchbus: ended at once, as something did not end by itself", err=True)
-    os._exit(status)
+    def stop(self, number: int) -> None:
+        """Ask it to stop, for this signal: the first time in good order, then at once."""
+        request_to(self._requesting, number)
 
 
 def _run_child(
-    listening: socket.socket, bus_url: str, options: ServerOptions, telling: Connection
+    listening: socket.socket,
+    bus_url: str,
+    options: ServerOptions,
+    telling: Connection,
+    requests: Connection,
 ) -> None:
-    # From a terminal the parent gets it too, and passes on what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log_to_stderr(options)
+    """Serve in a process that `_Worker` started."""
+    stop = StopRequests(next_from_parent(requests), install_streams())
+    log_server(options)
     try:
-        status = run_worker(listening, bus_url, options, partial(telling.send_bytes, b"serving"))
+        status = run_worker(
+            listening, bus_url, options, stop, announce=partial(telling.send_bytes, b"serving")
+        )
     except CommandError as error:
-        click.echo(f"watchbus: {error.message}", err=True)
+        say(error.message)
         status = error.exit_code
     sys.exit(status)
 
 
 @final
 class _Supervisor:
-    """Waits for a signal, or for a worker to end, and ends them all.
+    """Waits for the workers to end; if one ends by itself, ends the others.
 
     Args:
-        workers: the processes.
+        workers: the children.
         told: where each says that it serves.
-        announce: called when all have.
-        patience: seconds that they have to end before they are killed.
-
-    Attributes:
-        ended: the first worker that ended by itself.
-        status: what to exit with.
+        stop: hears the requests to stop.
+        grace: seconds that clients have to leave.
+        announce: called when all workers serve.
     """
 
     def __init__(
         self,
-        workers: list[SpawnProcess],
+        workers: list[_Worker],
         told: Connection,
+        stop: StopRequests,
+        grace: float,
         announce: Callable[[], None],
-        patience: float,
     ) -> None:
-        self.ended: SpawnProcess | None = None
-        self.status = 0
         self._workers = workers
         self._told = told
+        self._stop = stop
+        self._grace = grace
         self._announce = announce
-        self._patience = patience
-        self._stop = trio.Event()
-        # Cancelled when nothing more is to be waited for.
-        self._waiting = trio.CancelScope()
+        self._serving = False
+        # The first worker that ended by itself.
+        self._ended: SpawnProcess | None = None
+        # Seconds that workers have to end.
+        self._patience = grace + LATE_SECONDS + _PARENT_SECONDS
 
     async def run(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """Return when all workers have ended."""
+        self._stop.on_stop(
+            self._begin_stop, seconds=self._patience, late_status=1, end=self._kill_all
+        )
+        try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._handle_signals, signals)
                 nursery.start_soon(self._announce_all)
-                with self._waiting:
-                    async with trio.open_nursery() as waiting:
-                        for worker in self._workers:
-                            waiting.start_soon(self._wait_for, worker)
-                        await self._stop.wait()
-                        for worker in self._workers:
-                            worker.terminate()
-                        self._waiting.deadline = trio.current_time() + self._patience
+                async with trio.open_nursery() as waiting:
+                    for worker in self._workers:
+                        waiting.start_soon(self._wait_for, worker, waiting.cancel_scope)
                 nursery.cancel_scope.cancel()
+        finally:
+            self._kill_all()
             for worker in self._workers:
-                worker.kill()
-                worker.join()
+                worker.process.join()
 
-    async def _handle_signals(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            if self._stop.is_set():
-                self.status = 128 + number
-                self._waiting.cancel()
-            self._stop.set()
+    def status(self) -> int:
+        """Return what to exit with.
+
+        Raises:
+            CommandError: a worker ended by itself.
+        """
+        if self._ended is not None:
+            raise CommandError(
+                f"worker {self._ended.pid} ended by itself, with status {self._ended.exitcode};"
+                " the others were stopped"
+            )
+        if not self._serving:
+            return 128 + (self._stop.number or signal.SIGTERM)
+        return int(any(worker.process.exitcode for worker in self._workers))
+
+    def _begin_stop(self, number: int) -> None:
+        """Ask all workers to stop; called in the thread that hears signals."""
+        report_stop(self._grace, number)
+        for worker in self._workers:
+            worker.stop(number)
+
+    def _kill_all(self) -> None:
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
 
     async def _announce_all(self) -> None:
         for _ in self._workers:
@@ -277,32 +189,13 @@ class _Supervisor:
                 self._told.recv_bytes()
             except EOFError:
                 return
+        self._serving = True
         self._announce()
 
-    async def _wait_for(self, worker: SpawnProcess) -> None:
-        await trio.lowlevel.wait_readable(worker.sentinel)
-        if not self._stop.is_set():
-            self.ended = worker
-            self._stop.set()
-
-
-def log_to_stderr(options: ServerOptions) -> None:
-    """Have what is logged printed."""
-    logging.basicConfig(
-        level=logging.INFO if options.access_log else logging.WARNING,
-        format="%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s",
-    )
-
-
-def _is_expected(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_expected, error.exceptions))
-    return isinstance(error, _EXPECTED)
-
-
-def _allow_files(count: int) -> None:
-    """Let this process have so many files open, as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    async def _wait_for(self, worker: _Worker, waiting: trio.CancelScope) -> None:
+        await trio.lowlevel.wait_readable(worker.process.sentinel)
+        if self._stop.number is None and self._ended is None:
+            self._ended = worker.process
+            waiting.deadline = trio.current_time() + self._patience
+            for other in self._workers:
+                other.stop(signal.SIGTERM)

@@ -1,0 +1,155 @@
+"""Requests to stop a command, heard by a thread: they work while the event loop stands still."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import final
+
+from ._streams import ErrorOutput
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Wait = Callable[[float | None], int | None]
+"""Waits for the next request, at most so many seconds; returns its signal, or None if late."""
+
+_LAST_WORDS_SECONDS = 0.2
+"""Seconds that standard error has to take what was said before the process ends."""
+
+_LONGEST_WAIT = 365 * 86400.0
+"""Seconds, for a grace without an end: longer waits overflow in the system's calls."""
+
+
+def block_signals() -> None:
+    """Leave SIGINT and SIGTERM to `next_signal`, in this thread and those that it starts.
+
+    Processes that it starts do not hear them either.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def next_signal(seconds: float | None) -> int | None:
+    """Wait for SIGINT or SIGTERM, which are blocked in all threads."""
+    if seconds is None:
+        return signal.sigwait(SIGNALS)
+    heard = signal.sigtimedwait(SIGNALS, min(seconds, _LONGEST_WAIT))
+    return None if heard is None else heard.si_signo
+
+
+def request_to(worker: Connection, number: int) -> None:
+    """Pass a request to stop on to the worker at the other end of this pipe."""
+    # It may have ended.
+    with contextlib.suppress(OSError):
+        worker.send_bytes(bytes([number]))
+
+
+def next_from_parent(pipe: Connection) -> Wait:
+    """Return what waits for what `request_to` sends; the end of the parent is a request, too."""
+
+    def wait(seconds: float | None) -> int | None:
+        if not pipe.poll(seconds if seconds is None else min(seconds, _LONGEST_WAIT)):
+            return None
+        try:
+            return pipe.recv_bytes()[0]
+        except (EOFError, OSError):
+            return signal.SIGTERM
+
+    return wait
+
+
+@dataclass(frozen=True)
+class _Plan:
+    begin: Callable[[int], None]
+    seconds: float
+    late_status: int | None
+    end: Callable[[], None]
+
+
+@final
+class StopRequests:
+    """Hears requests to stop in a thread of its own.
+
+    The first one begins the orderly stop that the command has announced with `on_stop`; the second
+    one, or the end of the time for it, ends the process from the thread. Before a command
+    announces anything, the first one ends the process.
+
+    Args:
+        wait: waits for the next request.
+        errors: standard error.
+
+    Attributes:
+        number: the signal of the first request, once there was one.
+    """
+
+    def __init__(self, wait: Wait, errors: ErrorOutput) -> None:
+        self.number: int | None = None
+        self._wait = wait
+        self._errors = errors
+        self._plan: _Plan | None = None
+        self._released = False
+        self._thread = threading.Thread(target=self._hear, name="watchbus-stop", daemon=True)
+        self._thread.start()
+
+    def on_stop(
+        self,
+        begin: Callable[[int], None],
+        *,
+        seconds: float,
+        late_status: int | None = None,
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Announce what the first request begins.
+
+        Args:
+            begin: called in the thread with the signal's number; must not block.
+            seconds: after which the process is ended.
+            late_status: what it exits with then; 128 and the signal's number unless given.
+            end: called in the thread before the process is ended.
+        """
+        self._plan = _Plan(begin, seconds, late_status, end)
+
+    def release(self) -> None:
+        """Let the thread end, and have SIGINT and SIGTERM interrupt the main thread as usual.
+
+        For a command that has to clean up wherever it is interrupted. Both raise
+        KeyboardInterrupt; `number` says which it was.
+        """
+        self._released = True
+        # To that thread alone.
+        signal.pthread_kill(self._thread.ident or 0, signal.SIGTERM)
+        self._thread.join()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, self._interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _interrupt(self, number: int, _: object) -> None:
+        self.number = number
+        # Through the handler of Trio, if it runs, which knows where it may be interrupted.
+        signal.raise_signal(signal.SIGINT)
+
+    def _hear(self) -> None:
+        first = self._wait(None)
+        if self._released:
+            return
+        assert first is not None
+        self.number = first
+        plan = self._plan
+        if plan is None:
+            self._leave(128 + first)
+            return
+        plan.begin(first)
+        second = self._wait(plan.seconds)
+        plan.end()
+        if second is not None:
+            self._leave(128 + second)
+        self._errors.write(b"watchbus: stopped late: something did not end by itself\n")
+        self._leave(128 + first if plan.late_status is None else plan.late_status)
+
+    def _leave(self, status: int) -> None:
+        self._errors.drain(_LAST_WORDS_SECONDS)
+        os._exit(status)

@@ -65,19 +65,19 @@ class Running:
 
     async def end(self) -> Ended:
         """Wait until it ends, and return what it said that was not read yet."""
-        assert self.process.stdout is not None
         out = self._out
         with trio.fail_after(SECONDS):
-            async for data in self.process.stdout:
-                out += data
+            if self.process.stdout is not None:
+                async for data in self.process.stdout:
+                    out += data
             errors = await self._errors()
             status = await self.process.wait()
         return Ended(status, out, errors)
 
     async def _errors(self) -> str:
-        assert self.process.stderr is not None
-        async for data in self.process.stderr:
-            self._err += data
+        if self.process.stderr is not None:
+            async for data in self.process.stderr:
+                self._err += data
         return self._err.decode()
 
 
@@ -86,14 +86,23 @@ async def running(
     *arguments: str | bytes,
     environment: Mapping[str, str] | None = None,
     stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
     program: Sequence[str] = WATCHBUS,
 ) -> AsyncIterator[Running]:
-    """Run a command, or another program; what is left of it at the end is killed."""
+    """Run a command, or another program; what is left of it at the end is killed.
+
+    Args:
+        *arguments: those of the command.
+        environment: variables that it gets beside those of this process.
+        stdout: a descriptor for its standard output, or a pipe to read from.
+        stderr: likewise.
+        program: what to run.
+    """
     process = await trio.lowlevel.open_process(
         [*program, *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env={**os.environ, **(environment or {})},
     )
     try:

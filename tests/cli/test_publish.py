@@ -40,12 +40,14 @@ async def test_one_message_is_published_and_its_id_printed() -> None:
 
 @pytest.mark.parametrize("dash", [["-"], []])
 async def test_each_line_of_standard_input_is_a_message(dash: list[str]) -> None:
+    """Its end, LF or CRLF, is not a part of it; everything else is."""
+    lines = b"\xef\xbb\xbf1\n\n\xff\r\n\r\n2\r3\r\r\n\0\nlast without end\r"
     async with served() as server, server.bus.watch("a") as watch:
-        ended = await command(
-            "publish", "a", *dash, "--bus", server.url, text=b"1\n\n\xff\r\nlast without end"
-        )
+        ended = await command("publish", "a", *dash, "--bus", server.url, text=lines)
         assert ended == (0, b"", "")
-        assert await datas(watch, 4) == [b"1", b"", b"\xff\r", b"last without end"]
+        assert await datas(watch, 7) == [
+            *(b"\xef\xbb\xbf1", b"", b"\xff", b"", b"2\r3\r", b"\0", b"last without end\r")
+        ]
         assert (await command("publish", "a", *dash, "--bus", server.url)).status == 0
         with pytest.raises(trio.WouldBlock):
             watch.receive_nowait()
@@ -62,6 +64,29 @@ async def test_lines_are_published_as_they_come() -> None:
             message = await watch.receive()
             assert message.is_prefix
             assert message.data == (b"begun" * bool(number)) + b"%d" % number
+
+
+async def test_a_line_end_may_come_in_two_parts() -> None:
+    async with (
+        served() as server,
+        server.bus.watch("a") as watch,
+        running("publish", "a", "-", "--bus", server.url) as process,
+    ):
+        await process.write(b"0\n1\r")
+        assert await datas(watch, 1) == [b"0"]
+        await process.write(b"\n2\r")
+        assert await datas(watch, 1) == [b"1"]
+        await process.write(b"3\n")
+        assert await datas(watch, 1) == [b"2\r3"]
+
+
+async def test_a_line_may_be_as_long_as_a_message_whatever_its_end() -> None:
+    bus = InMemoryWatchBus(max_message_size=200_000)
+    line = b"x" * 200_000
+    async with served(bus) as server, bus.watch("a") as watch:
+        ended = await command("publish", "a", "--bus", server.url, text=line + b"\r\n" + line)
+        assert ended == (0, b"", "")
+        assert await datas(watch, 2) == [line, line]
 
 
 async def test_many_lines_arrive_all_in_order() -> None:
@@ -185,9 +210,9 @@ async def test_a_reader_that_has_gone_is_no_failure() -> None:
         (["--prefix", "a", "b", "c"], "quotes"),
         (["a\n", "x"], "control character"),
         (["--prefix", "a\x7f", "x"], "control character"),
-        (["a", "x", "--bus", "nonsense"], "no bus has such a URL"),
+        (["a", "x", "--bus", "nonsense"], "unknown bus URL 'nonsense'; supported: memory://"),
         (["a", "x", "--bus", "nonsense"], "publish --help"),
-        (["a", "x", "--bus", "memory://"], "nobody else sees it"),
+        (["a", "x", "--bus", "memory://"], "exists only inside this command"),
         (["a", b"\xff"], "UTF-8"),
     ],
     ids=lambda value: str(value)[:30],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import re
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -42,6 +44,10 @@ async def serving(
             raise
 
 
+GROUP = ("setsid", *WATCHBUS)
+"""``watchbus`` in a process group of its own, whose id is the process's."""
+
+
 async def connect(port: int, *, receive_buffer: int | None = None) -> Client:
     connection = trio.socket.socket()
     if receive_buffer is not None:
@@ -56,7 +62,17 @@ async def publish(port: int, data: bytes) -> None:
         assert (await client.response()).status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def draining(number: signal.Signals, grace: str = "5") -> str:
+    """What a server says when it hears its first signal."""
+    return (
+        f"watchbus: {number.name}: draining for up to {grace} s; a second signal stops it at once"
+    )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 async def test_it_serves_until_a_signal_ends_it(number: signal.Signals) -> None:
     """What is published is received; a signal ends streams in good order, and the status is 0."""
     async with serving() as (server, port), await connect(port) as client:
@@ -66,7 +82,7 @@ async def test_it_serves_until_a_signal_ends_it(number: signal.Signals) -> None:
         server.process.send_signal(number)
         assert (await client.message_event()).event == "end"
         ended = await server.end()
-        assert (ended.status, ended.err) == (0, "")
+        assert (ended.status, ended.err) == (0, f"{draining(number)}\n")
 
 
 async def test_clients_that_are_killed_are_forgotten() -> None:
@@ -92,8 +108,8 @@ async def stops_accepting(port: int) -> None:
                 await connection.connect(("127.0.0.1", port))
 
 
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
 async def test_a_second_signal_ends_it_at_once(
     first: signal.Signals, second: signal.Signals
 ) -> None:
@@ -109,44 +125,91 @@ async def test_a_second_signal_ends_it_at_once(
         await stops_accepting(port)
         server.process.send_signal(second)
         ended = await server.end()
-        assert (ended.status, ended.err) == (128 + second, "")
+        assert (ended.status, ended.err) == (128 + second, f"{draining(first, '1000')}\n")
 
 
-HOLDING = """
-import trio
-from trio_watchbus import InMemoryWatchBus
-from trio_watchbus._cli import _workers, main
-
+SHIELDED = """
 async def hold(*_):
     with trio.CancelScope(shield=True):
         await trio.sleep_forever()
 
 InMemoryWatchBus.__aexit__ = hold
-_workers._LATE_SECONDS = 0
-main()
 """
 """A server whose bus never closes, whatever is cancelled."""
 
+STALLED = """
+publish = InMemoryWatchBus.publish
+lock = threading.Lock()
+
+async def hold(bus, key, *arguments, **options):
+    if key == "stall":
+        sys.stderr.write("stalled\\n")
+        with lock:
+            lock.acquire()
+    return await publish(bus, key, *arguments, **options)
+
+InMemoryWatchBus.publish = hold
+"""
+"""A server whose event loop stands still once something is published to "stall"."""
+
+BUSY = STALLED.replace("lock.acquire()", "while True: pass")
+
+LATE = "watchbus: stopped late: something did not end by itself\n"
+
+
+def held(patch: str) -> tuple[str, ...]:
+    """Return a program that is ``watchbus`` with a patch, and ends late soon."""
+    program = f"""
+import sys, threading, trio
+from trio_watchbus import InMemoryWatchBus
+from trio_watchbus._cli import _worker, main
+_worker.LATE_SECONDS = 0
+{patch}
+main()
+"""
+    return (sys.executable, "-c", program)
+
 
 @pytest.mark.parametrize(
-    ("grace", "numbers", "status"),
+    ("grace", "numbers", "status", "last"),
     [
-        ("1000", [signal.SIGTERM, signal.SIGTERM], 143),
-        ("1000", [signal.SIGTERM, signal.SIGINT], 130),
-        ("0.1", [signal.SIGTERM], 1),
+        ("1000", [signal.SIGTERM, signal.SIGTERM], 143, ""),
+        ("1000", [signal.SIGTERM, signal.SIGINT], 130, ""),
+        ("0.1", [signal.SIGTERM], 1, LATE),
+        ("0.1", [signal.SIGINT], 1, LATE),
     ],
 )
-async def test_what_shields_itself_does_not_keep_it(
-    grace: str, numbers: list[signal.Signals], status: int
+@pytest.mark.parametrize("patch", [SHIELDED, STALLED, BUSY], ids=["shielded", "stalled", "busy"])
+async def test_nothing_keeps_it_past_a_second_signal_or_the_grace(
+    grace: str, numbers: list[signal.Signals], status: int, last: str, patch: str
 ) -> None:
-    """A second signal, or the end of the grace, ends the process all the same, and it says so."""
-    async with serving("--grace", grace, program=(sys.executable, "-c", HOLDING)) as (server, port):
-        for number in numbers:
+    """Neither a wait that no cancel reaches, nor an event loop that stands still."""
+    async with serving("--grace", grace, program=held(patch)) as (server, port):
+        if patch is not SHIELDED:
+            async with await connect(port) as client:
+                await client.request("/publish?key=stall", "POST", b"x")
+                assert await server.error_line() == "stalled"
+        for number in numbers[:-1]:
             server.process.send_signal(number)
-            await stops_accepting(port)
+            # It was heard, though the loop stands still.
+            assert await server.error_line() == draining(number, grace)
+        server.process.send_signal(numbers[-1])
         ended = await server.end()
-    assert ended.status == status
-    assert ended.err == "watchbus: ended at once, as something did not end by itself\n"
+    heard = "" if len(numbers) > 1 else f"{draining(numbers[0], grace)}\n"
+    assert (ended.status, ended.err) == (status, heard + last)
+
+
+async def test_a_signal_before_it_serves_ends_it() -> None:
+    """Without a word; the status is the signal's."""
+    with trio.socket.socket() as silent:
+        await silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        bus = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        for number in SIGNALS:
+            async with running("serve", "--bind", "127.0.0.1:0", "--bus", bus) as server:
+                assert "waiting for" in await server.error_line()
+                server.process.send_signal(number)
+                assert await server.end() == (128 + number, b"", "")
 
 
 async def test_options_from_the_environment() -> None:
@@ -186,28 +249,28 @@ async def test_a_port_that_is_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ("--bind nowhere", 2, "host:port"),
+        ("--bind nowhere", 2, "--bind: "),
         ("--bind 127.0.0.1:99999", 2, "host:port"),
         ("--bind ::1:80", 2, "brackets"),
         ("--bind 0.0.0.0:0", 2, "allow it with --allow-anonymous (see"),
         ("--bind absent.invalid:0", 1, "choose another with --bind"),
         ("--bus ftp://user:secret@there", 2, "--bus"),
         ("--bus memory://there", 2, "takes nothing after it"),
-        ("--bus memory", 2, "starts with memory://"),
-        ("--bus memory:", 2, "starts with memory://"),
+        ("--bus memory", 2, "unknown bus URL 'memory'"),
+        ("--bus memory:", 2, "unknown bus URL 'memory:'"),
         ("--bus redis://user:secret@there:port", 2, "--bus"),
         ("--workers 0", 2, "--workers"),
         ("--workers 2", 2, "--workers 1"),
         ("--workers 2 --bus MEMORY://", 2, "--workers 1"),
-        ("--heartbeat 0", 2, "heartbeat"),
+        ("--heartbeat 0", 2, "--heartbeat must be"),
         ("--heartbeat x", 2, "--heartbeat"),
-        ("--grace -1", 2, "grace"),
-        ("--max-keys 0", 2, "max_keys"),
+        ("--grace -1", 2, "--grace must be"),
+        ("--max-keys 0", 2, "--max-keys must be"),
         ("--allowed-host https://shop.example/", 2, "what --allowed-host names must be a name"),
         ("--allowed-origin foo", 2, "what --allowed-origin names must be scheme"),
-        ("--certfile /dev/null", 2, "keyfile"),
+        ("--certfile /dev/null", 2, "--certfile and --keyfile go together"),
         ("--certfile /absent --keyfile /absent", 2, "--certfile"),
-        ("--certfile /etc/passwd --keyfile /etc/passwd", 1, "the one is no PEM certificate"),
+        ("--certfile /etc/passwd --keyfile /etc/passwd", 1, "the first is not a PEM certificate"),
         ("--unknown", 2, "--unknown"),
         ("redis://user:secret@there", 2, "unexpected"),
     ],
@@ -299,16 +362,23 @@ async def gone(process: int) -> None:
             os.close(descriptor)
 
 
+@asynccontextmanager
+async def streams_of_workers(port: int) -> AsyncIterator[list[Client]]:
+    """Open streams until each of two workers very likely has some."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for _ in range(10):
+            client = await stack.enter_async_context(await connect(port))
+            await client.stream_events("/sse?key=a")
+            clients.append(client)
+        yield clients
+
+
 async def test_workers_share_a_socket_and_a_bus(redis_url: str) -> None:
     """What one of them is given, the clients of each receive; a signal ends them all."""
     async with serving("--workers", "2", "--bus", redis_url) as (server, port):
         workers = await workers_of(server, port, 2)
-        async with contextlib.AsyncExitStack() as stack:
-            clients = []
-            for _ in range(10):
-                client = await stack.enter_async_context(await connect(port))
-                await client.stream_events("/sse?key=a")
-                clients.append(client)
+        async with streams_of_workers(port) as clients:
             await publish(port, b"1")
             for client in clients:
                 assert (await client.message_event()).data == "1"
@@ -316,9 +386,97 @@ async def test_workers_share_a_socket_and_a_bus(redis_url: str) -> None:
             for client in clients:
                 assert (await client.message_event()).event == "end"
         ended = await server.end()
-        assert (ended.status, ended.err) == (0, "")
+        assert (ended.status, ended.err) == (0, f"{draining(signal.SIGTERM)}\n")
         for worker in workers:
             await gone(worker)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_a_signal_to_the_whole_group_is_one(redis_url: str, number: signal.Signals) -> None:
+    """As Ctrl-C in a terminal is, and a stop by systemd: streams end in good order."""
+    async with serving("--workers", "2", "--bus", redis_url, program=GROUP) as (server, port):
+        await workers_of(server, port, 2)
+        async with streams_of_workers(port) as clients:
+            os.killpg(server.process.pid, number)
+            for client in clients:
+                assert (await client.message_event()).event == "end"
+        ended = await server.end()
+        assert (ended.status, ended.err) == (0, f"{draining(number)}\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_a_signal_to_a_worker_alone_is_not_for_it(
+    redis_url: str, number: signal.Signals
+) -> None:
+    """It ends when its parent says so."""
+    async with serving("--workers", "2", "--bus", redis_url) as (server, port):
+        workers = await workers_of(server, port, 2)
+        async with streams_of_workers(port) as clients:
+            for worker in workers:
+                os.kill(worker, number)
+            await publish(port, b"1")
+            for client in clients:
+                assert (await client.message_event()).data == "1"
+        server.process.terminate()
+        ended = await server.end()
+        assert (ended.status, ended.err) == (0, f"{draining(signal.SIGTERM)}\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_a_second_signal_to_the_group_ends_all_at_once(
+    redis_url: str, number: signal.Signals
+) -> None:
+    """Though a client does not read, and the grace is long."""
+    options = ("--workers", "2", "--bus", redis_url, "--grace", "1000")
+    async with (
+        serving(*options, program=GROUP) as (server, port),
+        await connect(port, receive_buffer=4096) as client,
+    ):
+        workers = await workers_of(server, port, 2)
+        await client.stream_events("/sse?key=a")
+        for _ in range(10):
+            await publish(port, bytes(1_000_000))
+        os.killpg(server.process.pid, number)
+        await stops_accepting(port)
+        os.killpg(server.process.pid, number)
+        ended = await server.end()
+        assert (ended.status, ended.err) == (128 + number, f"{draining(number, '1000')}\n")
+        for worker in workers:
+            await gone(worker)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_ctrl_c_in_a_terminal_drains(redis_url: str, count: int) -> None:
+    """The terminal sends it to the parent and to the workers."""
+    controlling, terminal = pty.openpty()
+    try:
+        process = await trio.lowlevel.open_process(
+            [
+                *("setsid", "--ctty", *WATCHBUS, "serve", "--bind", "127.0.0.1:0"),
+                *("--workers", str(count), "--bus", redis_url),
+            ],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+        )
+        server = Running(process)
+        try:
+            url = (await server.error_line()).rpartition(" ")[2]
+            await server.error_line()
+            async with streams_of_workers(int(url.rpartition(":")[2])) as clients:
+                os.write(controlling, b"\x03")
+                for client in clients:
+                    assert (await client.message_event()).event == "end"
+            assert await server.error_line() == draining(signal.SIGINT)
+            with trio.fail_after(SECONDS):
+                assert await process.wait() == 0
+        finally:
+            process.kill()
+            assert process.stderr is not None
+            await process.stderr.aclose()
+    finally:
+        os.close(terminal)
+        os.close(controlling)
 
 
 async def test_a_worker_that_dies_ends_the_others(redis_url: str) -> None:
@@ -357,7 +515,7 @@ async def test_a_second_signal_ends_workers_at_once(redis_url: str) -> None:
         await stops_accepting(port)
         server.process.terminate()
         ended = await server.end()
-        assert (ended.status, ended.err) == (143, "")
+        assert (ended.status, ended.err) == (143, f"{draining(signal.SIGTERM, '1000')}\n")
         for worker in workers:
             await gone(worker)
 

@@ -156,7 +156,7 @@ async def test_a_chat_begins_again_when_the_server_forgot_everything(tmp_path: P
         ("boss", "invalid choice: 'boss'"),
         ("bar", "a bar needs the URL of a bus"),
         ("worker memory://", "a worker needs the URL of a bus"),
-        ("bar localhost:8000", "no bus has such a URL"),
+        ("bar localhost:8000", "unknown bus URL 'localhost:8000'"),
     ],
 )
 def test_progress_says_what_is_wrong_with_its_arguments(arguments: str, told: str) -> None:

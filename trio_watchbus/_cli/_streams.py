@@ -10,10 +10,7 @@ import select
 import sys
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, final
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, final
 
 STDIN = 0
 STDOUT = 1
@@ -51,7 +48,7 @@ def install_streams() -> ErrorOutput:
     return errors
 
 
-def write_out(data: ReadableBuffer) -> None:
+def write_out(data: bytes) -> None:
     """Write all of `data` to standard output; blocks while nobody reads.
 
     Raises:
@@ -107,9 +104,9 @@ class _Output(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(STDOUT)
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         write_out(data)
-        return memoryview(data).nbytes
+        return len(data)
 
 
 @final
@@ -143,7 +140,7 @@ class ErrorOutput(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         record = bytes(data)
         with self._changed:
             if self._waiting + len(record) > _QUEUED_BYTES:

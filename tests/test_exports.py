@@ -64,9 +64,11 @@ def test_all_is_sorted_and_has_no_name_twice(name: str) -> None:
 
 
 def test_the_package_shows_its_public_names_and_nothing_else() -> None:
-    # Importing a submodule makes it an attribute, and so does `from __future__`.
-    shown = {name for name in vars(trio_watchbus) if not name.startswith("_")} - {"annotations"}
     exported = set(trio_watchbus.__all__)
+    # Importing a submodule makes it an attribute, and so does `from __future__`.
+    shown = {name for name in vars(trio_watchbus) if not name.startswith("_")} - {
+        *("annotations", "TYPE_CHECKING")
+    }
     assert {name for name in shown if not is_module(name)} == {
         name for name in exported if not is_module(name)
     }
@@ -126,6 +128,19 @@ def test_every_public_class_and_function_says_what_it_promises() -> None:
             if inspect.iscoroutinefunction(value) and "cancel" not in said.lower():
                 silent.add(f"{name}: a cancel")
     assert silent == set()
+
+
+def test_names_that_are_not_there_are_attribute_errors() -> None:
+    for name in ("nonsense", "_nonsense"):
+        with pytest.raises(AttributeError, match=f"'trio_watchbus' has no attribute '{name}'"):
+            getattr(trio_watchbus, name)
+    assert set(trio_watchbus.__all__) <= set(dir(trio_watchbus))
+
+
+def test_the_command_line_starts_without_trio() -> None:
+    """So that it can take an interrupt while it imports that."""
+    program = "import sys; import trio_watchbus._cli; sys.exit('trio' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_package_imports_without_any_extra() -> None:

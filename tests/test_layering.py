@@ -17,7 +17,7 @@ FOLDER = Path(trio_watchbus.__file__).parent
 
 BUSES = {"_memory", "_redis", "_remote"}
 # From the lowest up: a room imports from the layers below, and those of one layer do not know of
-# each other. The package's own `__init__` is a layer of its own, above the buses that it shows.
+# each other. The package's own `__init__` is a layer of its own, above the names that it shows.
 LAYERS = [
     {"_backoff", "_errors", "_retention", "_statistics"},
     {"_keys"},
@@ -28,6 +28,7 @@ LAYERS = [
     {"_core"},
     BUSES,
     {"_open"},
+    {"_public"},
     {PACKAGE},
     {"testing", "web"},
     {"_cli"},
@@ -119,7 +120,8 @@ def layer(module: str) -> int:
 
 def test_the_walk_sees_relative_absolute_and_nested_imports() -> None:
     assert "_core" in {room(name) for name in own("_memory")}
-    assert {"abc", "_memory"} <= {room(name) for name in own(PACKAGE)}
+    assert {room(name) for name in own(PACKAGE)} == {"_public"}
+    assert {"abc", "_memory"} <= {room(name) for name in own("_public")}
     assert "trio" in foreign("abc")
 
 

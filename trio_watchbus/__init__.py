@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-from . import abc as abc
-from ._errors import (
-    BusUnavailableError,
-    HistoryLostError,
-    InvalidKeyError,
-    InvalidPositionError,
-    MessageTooLargeError,
-    PublishUnknownError,
-    WatchBusError,
-    WatchLaggedError,
-)
-from ._memory import InMemoryWatchBus
-from ._message import Message
-from ._open import open_watchbus
-from ._redis._bus import RedisWatchBus
-from ._redis._open import open_redis_watchbus
-from ._remote._bus import RemoteWatchBus
-from ._remote._open import open_remote_watchbus
-from ._retention import Retention
-from ._statistics import BusStatistics, RedisBusStatistics, RemoteBusStatistics, WatchStatistics
-
-__all__ = [
-    "BusStatistics",
-    "BusUnavailableError",
-    "HistoryLostError",
-    "InMemoryWatchBus",
-    "InvalidKeyError",
-    "InvalidPositionError",
-    "Message",
-    "MessageTooLargeError",
-    "PublishUnknownError",
-    "RedisBusStatistics",
-    "RedisWatchBus",
-    "RemoteBusStatistics",
-    "RemoteWatchBus",
-    "Retention",
-    "WatchBusError",
-    "WatchLaggedError",
-    "WatchStatistics",
-    "abc",
-    "open_redis_watchbus",
-    "open_remote_watchbus",
-    "open_watchbus",
-]
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# Tracebacks and reprs show the name that users import.
-for _name in __all__:
-    if _name != "abc":
-        globals()[_name].__module__ = __name__
-del _name
+if TYPE_CHECKING:
+    from ._public import *  # noqa: F403
+    from ._public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import the public names, all at once, when the first one is used.
+
+        The command line needs few of them, and must be able to take an interrupt before Trio is
+        imported.
+        """
+        if name.startswith("_") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        from . import _public  # noqa: PLC0415, that is the point
+
+        if name != "__all__" and name not in _public.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        globals().update({public: getattr(_public, public) for public in _public.__all__})
+        globals()["__all__"] = _public.__all__
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        from ._public import __all__  # noqa: PLC0415
+
+        return sorted({*globals(), *__all__})

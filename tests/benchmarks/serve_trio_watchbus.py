@@ -13,7 +13,7 @@ import trio
 
 from trio_watchbus import InMemoryWatchBus
 from trio_watchbus._bench._stamp import stamped
-from trio_watchbus._cli._workers import collect_less_often
+from trio_watchbus._cli._worker import collect_less_often
 from trio_watchbus.web import ServerOptions, create_app, serve
 
 from .server_process import KEY, Order

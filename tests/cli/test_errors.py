@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_watchbus import BusUnavailableError, HistoryLostError, PublishUnknownError
-from trio_watchbus._cli._errors import failure_of, masked, one_line
+from trio_watchbus._cli._errors import masked, one_line
+from trio_watchbus._cli._failures import failure_of
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_characters="/?#")).map(
     lambda text: f"SECRET{text}SECRET"

@@ -14,7 +14,8 @@ import trio
 from .._errors import WatchBusError
 from .._open import open_watchbus
 from ..abc import WatchBus
-from ._errors import blaming, failure_of, source_of
+from ._errors import blaming, source_of
+from ._failures import failure_of
 from ._logging import log_to_stderr
 from ._opening import opened
 from ._stop import StopRequests

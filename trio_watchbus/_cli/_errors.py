@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,6 @@ from contextlib import contextmanager
 import click
 from click.core import ParameterSource
 
-from .._errors import BusUnavailableError, HistoryLostError, PublishUnknownError
 from ._printable import printable
 
 # Up to the last @, as a password may have some; spaces too.
@@ -66,30 +63,6 @@ def source_of(context: click.Context, parameter: str) -> str:
     return parameter
 
 
-def failure_of(error: BaseException) -> CommandError:
-    """Return what to say about `error`, or about the first one in a group.
-
-    If the bus cannot be used, or cannot resume from the position asked for, that includes what to
-    do.
-    """
-    text = one_line(error)
-    first = next(_leaves(error))
-    if isinstance(first, BusUnavailableError) and not isinstance(first, PublishUnknownError):
-        bus = _source_of_bus()
-        refused = os.strerror(errno.ECONNREFUSED).lower() in text.lower()
-        hint = f"start it, or name another with {bus}" if refused else f"check {bus}"
-        # What a backend says may be a sentence of its own.
-        text = f"{text.rstrip('.')}; {hint}"
-    elif isinstance(first, HistoryLostError):
-        text = f"{text}; leave out --after, or give --after {first.oldest}"
-    return CommandError(text)
-
-
-def _source_of_bus() -> str:
-    context = click.get_current_context(silent=True)
-    return "--bus" if context is None else source_of(context, "bus_url")
-
-
 def masked(text: str) -> str:
     """Return `text` with everything that may be secret in its URLs masked: user, password, query.
 
@@ -106,7 +79,7 @@ def shown_url(bus_url: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the message of `error`, or of the first one in a group, on one line."""
-    error = next(_leaves(error))
+    error = next(leaves(error))
     text = str(error) or type(error).__name__
     cause = str(error.__cause__ or "")
     if cause not in text:
@@ -114,9 +87,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(masked(text).split())
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Return the errors in a group of them, or the one that is none."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from importlib import import_module
-from typing import Never
+from typing import NamedTuple, Never
 
 import click
 from click.core import ParameterSource
@@ -13,38 +13,76 @@ from ._errors import MissingExtraError, say, source_of
 from ._stop import StopRequests
 from ._streams import OutputError, ReaderGoneError
 
-# Where each command stands, and the extra of the distribution that it needs.
-_COMMANDS = {
-    "bench": ("trio_watchbus._bench._command:bench", "all"),
-    "publish": ("trio_watchbus._cli._publish:publish", "client"),
-    "serve": ("trio_watchbus._cli._serve:serve", "server"),
-    "watch": ("trio_watchbus._cli._watch:watch", "client"),
+
+class _Place(NamedTuple):
+    """Where a command is, and what to say about it without importing it.
+
+    Attributes:
+        name: its module and its name in there.
+        extra: the extra of the distribution that it needs.
+        summary: the first sentence of its help.
+    """
+
+    name: str
+    extra: str
+    summary: str
+
+
+COMMANDS = {
+    "bench": _Place(
+        "trio_watchbus._bench._command:bench",
+        "all",
+        "Measure how fast a bus or a served bus is on this machine.",
+    ),
+    "publish": _Place(
+        "trio_watchbus._cli._publish:publish",
+        "client",
+        "Publish DATA to KEY, and print the message's id.",
+    ),
+    "serve": _Place(
+        "trio_watchbus._cli._serve:serve",
+        "server",
+        "Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.",
+    ),
+    "watch": _Place(
+        "trio_watchbus._cli._watch:watch",
+        "client",
+        "Print what is published to KEYs and prefixes, for ever.",
+    ),
 }
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for, so that each runs without what others need."""
+    """Imports a command when it is run, so that each works without what others need."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(
         self,
         ctx: click.Context,  # noqa: ARG002
         cmd_name: str,
     ) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        place, extra = _COMMANDS[cmd_name]
-        module, _, attribute = place.partition(":")
+        place = COMMANDS[cmd_name]
+        module, _, attribute = place.name.partition(":")
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ImportError as error:
             if (error.name or "").startswith("trio_watchbus"):
                 raise
-            return _not_installed(cmd_name, extra)
+            return _not_installed(cmd_name, place.extra)
         _name_variables(command, f"watchbus_{cmd_name}")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them, which would take most of a second."""
+        listed = {
+            name: click.Command(name, help=COMMANDS[name].summary)
+            for name in self.list_commands(ctx)
+        }
+        click.Group(commands=listed).format_commands(ctx, formatter)
 
 
 def _name_variables(command: click.Command, name: str) -> None:
@@ -70,7 +108,6 @@ def _not_installed(name: str, extra: str) -> click.Command:
     return click.Command(
         name,
         callback=fail,
-        help=f"({message})",
         add_help_option=False,
         # Whatever it is given, that is what is wrong.
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},

@@ -16,7 +16,8 @@ from .._errors import WatchBusError
 from .._open import open_watchbus
 from ..web._options import ServerOptions
 from ..web._server import serve_socket
-from ._errors import failure_of, say
+from ._errors import say
+from ._failures import failure_of
 from ._logging import log_to_stderr
 from ._opening import opened
 from ._stop import StopRequests

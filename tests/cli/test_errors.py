@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+
 import pytest
+from command import command
 from hypothesis import given
 from hypothesis import strategies as st
+from redis_bus.servers import free_port
 
 from trio_watchbus import BusUnavailableError, HistoryLostError, PublishUnknownError
 from trio_watchbus._cli._errors import masked, one_line
 from trio_watchbus._cli._failures import failure_of
+from trio_watchbus._cli._main import COMMANDS, run
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_characters="/?#")).map(
     lambda text: f"SECRET{text}SECRET"
@@ -71,3 +77,62 @@ def test_who_cannot_resume_is_told_from_where_they_can(group: bool) -> None:
     lost = HistoryLostError("future", "e-1")
     error = ExceptionGroup("", [lost]) if group else lost
     assert failure_of(error).message == f"{lost}; leave out --after, or give --after e-1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "value", "said"),
+    [
+        ("watch a", "WATCHBUS_BUS", "ftp://u:secret@h", "unknown bus URL 'ftp://***@h'; supported"),
+        ("watch a", "WATCHBUS_BUS", "memory://", "exists only inside this command"),
+        ("watch a", "WATCHBUS_TOKEN", "very secret", "a token"),
+        ("watch a", "WATCHBUS_WATCH_AFTER", "nonsense", "not a position"),
+        ("watch a", "WATCHBUS_WATCH_HISTORY", "x", "not a valid integer"),
+        ("serve", "WATCHBUS_SERVE_BUS", "nonsense", "unknown bus URL 'nonsense'; supported"),
+        ("serve", "WATCHBUS_SERVE_BIND", "nonsense", "host:port"),
+        ("serve", "WATCHBUS_SERVE_BIND", "absent.invalid:1", "choose another with"),
+        ("serve", "WATCHBUS_SERVE_MAX_KEYS", "0", "must be at least 1"),
+        ("serve", "WATCHBUS_SERVE_ALLOWED_HOST", "https://x", "must be a name or an address"),
+        ("serve", "WATCHBUS_SERVE_WORKERS", "0", "is not in the range"),
+        ("bench redis", "WATCHBUS_BENCH_REDIS_BUS", "nonsense", "unknown bus URL"),
+    ],
+)
+def test_a_bad_value_is_blamed_on_where_it_came_from(
+    arguments: str,
+    variable: str,
+    value: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On the option where it was one, on the variable where it came from the environment."""
+    name = arguments.split(maxsplit=1)[0].upper()
+    option = "--" + re.sub(rf"WATCHBUS_({name}_(REDIS_)?)?", "", variable)
+    option = option.lower().replace("_", "-")
+    errors = []
+    for more in ([option, value], []):
+        if not more:
+            monkeypatch.setenv(variable, value)
+        assert run([*arguments.split(), *more]) in (1, 2)
+        errors.append(capsys.readouterr().err)
+    assert said in errors[0]
+    assert option in errors[0]
+    # A hint may name the option, too.
+    assert errors[1].partition("(see")[0].replace(variable, option) == (
+        errors[0].partition("(see")[0].replace(f"'{option}'", option)
+    )
+    assert variable in errors[1]
+    assert "secret" not in "".join(errors)
+
+
+def test_the_listed_help_is_that_of_the_commands() -> None:
+    for name, place in COMMANDS.items():
+        module, _, attribute = place.name.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        assert " ".join(found.help.partition("\n\n")[0].split()) == place.summary, name
+
+
+async def test_a_bus_that_is_not_there_is_blamed_on_the_variable() -> None:
+    bus = f"http://127.0.0.1:{free_port()}"
+    ended = await command("publish", "a", "x", environment={"WATCHBUS_BUS": bus})
+    assert ended.status == 1
+    assert ended.err.endswith("refused; start it, or name another with WATCHBUS_BUS\n")

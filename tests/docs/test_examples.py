@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from browser import in_browser, needs_chromium
 from page_session import EXAMPLES, PageSession, Terminal
 from playwright.sync_api import Browser, Error, Page, expect
+
+from trio_watchbus import InMemoryWatchBus
 
 LISTENING = "[INFO] Running on http://127.0.0.1"
 
@@ -43,9 +47,13 @@ class Example:
         """Open the page, and return it once it is live."""
         page = self._browser.new_page()
         page.on("pageerror", self.note_error)
-        page.goto(self._session.with_ports("http://127.0.0.1:8000/"))
+        page.goto(self.url("/"))
         expect(page.locator("#state")).to_have_text("live")
         return page
+
+    def url(self, target: str) -> str:
+        """Return where the server has `target`."""
+        return self._session.with_ports(f"http://127.0.0.1:8000{target}")
 
     def note_error(self, error: Error) -> None:
         """Remember an error that a page did not catch."""
@@ -70,6 +78,27 @@ async def run_example(folder: Path, name: str, drive: Callable[[Example], None])
             assert example.errors == []
 
         await in_browser(start_and_drive)
+
+
+@needs_chromium
+async def test_a_message_to_a_prefix_is_about_every_room_under_it(tmp_path: Path) -> None:
+    """It makes no tile of its own."""
+
+    def drive(example: Example) -> None:
+        page = example.open_page()
+        expect(page.locator(".room")).to_have_count(3)
+        target = example.url("/publish?prefix=temperature/k")
+        # Again and again, as the kitchen's own readings go on.
+        page.evaluate(
+            "target => setInterval(() => fetch(target, {method: 'POST', body: '451'}), 50)", target
+        )
+        kitchen = page.locator(".room", has_text="kitchen").locator("output")
+        expect(kitchen).to_have_text("451 °C")
+        expect(page.locator(".room")).to_have_count(3)
+        roof = page.locator(".room", has_text="roof").locator("output")
+        expect(roof).not_to_have_text("451 °C")
+
+    await run_example(tmp_path, "dashboard", drive)
 
 
 @needs_chromium
@@ -148,6 +177,44 @@ async def test_a_chat_begins_again_when_the_server_forgot_everything(tmp_path: P
         expect(page.locator("#state")).to_have_text("live")
 
     await run_example(tmp_path, "chat", drive)
+
+
+@pytest.mark.parametrize(
+    ("publish", "kept"),
+    [
+        (lambda bus: bus.publish("changed/price/tea", b""), {"coffee", "cocoa"}),
+        (lambda bus: bus.publish_prefix("changed/price/co", b""), {"tea"}),
+        (lambda bus: bus.publish_prefix("changed/price/", b""), set()),
+        (lambda bus: bus.publish_prefix("changed/", b""), set()),
+        (lambda bus: bus.publish_prefix("", b""), set()),
+        (lambda bus: bus.publish_prefix("changed/price/tea/", b""), {"tea", "coffee", "cocoa"}),
+    ],
+    ids=["key", "some", "all", "shorter", "everything", "none"],
+)
+async def test_the_cache_forgets_what_a_message_is_about(
+    tmp_path: Path, publish: Callable[[InMemoryWatchBus], Awaitable[str]], kept: set[str]
+) -> None:
+    """One article, or all under a prefix."""
+    cache_of = runpy.run_path(str(EXAMPLES / "cache/cache.py"))
+    file = tmp_path / "prices.sqlite"
+    articles = {"tea", "coffee", "cocoa"}
+    async with (
+        InMemoryWatchBus() as bus,
+        bus.subscribe_prefix(cache_of["CHANGED"]) as changes,
+        trio.open_nursery() as nursery,
+    ):
+        cache = cache_of["PriceCache"](file)
+        nursery.start_soon(cache.forget_changes, changes)
+        for article in articles:
+            cache_of["write_price"](file, article, 3)
+            assert cache.get(article) == (3, "the database")
+        await publish(bus)
+        if kept < articles:
+            await cache.changed.wait()
+        else:
+            await trio.testing.wait_all_tasks_blocked()
+        assert {name for name in articles if cache.get(name) == (3, "the cache")} == kept
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(

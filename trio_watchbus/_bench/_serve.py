@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -28,8 +29,9 @@ async def _main(bus_url: str) -> None:
             max_connections_per_address=_MAX_CONNECTIONS, max_connections=_MAX_CONNECTIONS
         )
         (url, *_) = await nursery.start(partial(serve, bus, bind="127.0.0.1:0", options=options))
-        sys.stdout.write(f"{url}\n")
-        sys.stdout.flush()
+        # If the parent has gone already, the end of its pipe says so below.
+        with suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), f"{url}\n".encode())
         async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as parent:
             while await parent.receive_some():
                 pass

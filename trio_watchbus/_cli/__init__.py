@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-
-from ._stop import StopRequests, block_signals, next_signal
-from ._streams import install_streams
 
 
 def main() -> None:
     """Run ``watchbus`` with the arguments of this process, and exit."""
-    # Before anything else: imports take long enough to be interrupted.
-    block_signals()
-    errors = install_streams()
-    stop = StopRequests(next_signal, errors)
+    # Before anything else, as imports take long enough to be interrupted. `StopRequests` hears
+    # what came meanwhile.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    from ._stop import StopRequests, next_signal  # noqa: PLC0415
+    from ._streams import install_streams  # noqa: PLC0415
+
+    stop = StopRequests(next_signal, install_streams())
     try:
         from ._main import run  # noqa: PLC0415, click is an extra's
     except ModuleNotFoundError as error:

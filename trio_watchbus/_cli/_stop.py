@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from ._streams import ErrorOutput
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -62,8 +63,7 @@ def next_from_parent(pipe: Connection) -> Wait:
     return wait
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(NamedTuple):
     begin: Callable[[int], None]
     seconds: float
     late_status: int | None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from trio_watchbus import BusUnavailableError, WatchLaggedError, open_watchbus
+from trio_watchbus import BusUnavailableError, Message, WatchLaggedError, open_watchbus
 from trio_watchbus.abc import Watch
 
 CHANGED = "changed/price/"
@@ -58,12 +58,20 @@ class PriceCache:
         """Forget each price that changes, for ever."""
         while True:
             try:
-                message = await changes.receive()
-                self._prices.pop(message.key.removeprefix(CHANGED), None)
+                self._forget(await changes.receive())
             except WatchLaggedError:
-                # Nobody knows which changes were lost: whatever is kept may be wrong.
+                # Nobody knows which changes were lost: any cached price may be wrong.
                 self._prices.clear()
             self.changed.set()
+
+    def _forget(self, message: Message) -> None:
+        if message.is_prefix:
+            # It says so of every key that starts with its own.
+            for article in list(self._prices):
+                if f"{CHANGED}{article}".startswith(message.key):
+                    del self._prices[article]
+        else:
+            self._prices.pop(message.key.removeprefix(CHANGED), None)
 
 
 async def serve(url: str) -> None:

@@ -19,7 +19,7 @@ from .._open import open_watchbus
 from ._bus import measure_bus
 from ._connections import BenchError, Opening, Server
 from ._figures import Figures, Load, as_json, as_table
-from ._processes import redis_server, served_bus
+from ._processes import end_servers, redis_server, served_bus
 from ._served import measure_publishing, measure_streams
 from ._stamp import LEAST_SIZE
 
@@ -100,9 +100,16 @@ def bench(stop: StopRequests | None) -> None:
     process that it did not start, and the processor's share where a row took less than half a
     second.
     """
-    # An interrupt unwinds what a bench holds: servers, folders, a progress bar.
     if stop is not None:
-        stop.release()
+        stop.on_leave(_restore)
+
+
+def _restore() -> None:
+    """Leave nothing of a bench that is interrupted; called in the thread that hears signals."""
+    end_servers()
+    if sys.stderr.isatty():
+        # The progress bar hides the cursor.
+        click.echo("\x1b[?25h", err=True)
 
 
 @bench.command("memory")

@@ -17,6 +17,21 @@ from ._connections import BenchError
 _START_SECONDS = 20.0
 """How long a server may take to start: many times what it takes on a busy machine."""
 
+# Of the servers that run: their processes, and the folders that they leave.
+_PROCESSES: list[subprocess.Popen[bytes]] = []
+_FOLDERS: list[str] = []
+
+
+def end_servers() -> None:
+    """End the Redis servers that this process runs; from any thread.
+
+    Served buses end by themselves, with their standard input.
+    """
+    for process in _PROCESSES:
+        process.kill()
+    for folder in _FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 @contextmanager
 def served_bus(bus_url: str = "memory://") -> Iterator[tuple[str, int]]:
@@ -55,6 +70,7 @@ def redis_server() -> Iterator[str]:
             "running one with --bus redis://HOST:PORT"
         )
     with tempfile.TemporaryDirectory(prefix="watchbus-bench-") as folder:
+        _FOLDERS.append(folder)
         path = Path(folder, "socket")
         process = subprocess.Popen(  # noqa: S603 - what PATH names so is what is wanted
             [
@@ -64,12 +80,15 @@ def redis_server() -> Iterator[str]:
             stdout=subprocess.DEVNULL,
             process_group=0,
         )
+        _PROCESSES.append(process)
         try:
             _wait_until_it_listens(process, path)
             yield f"unix://{path}"
         finally:
             process.terminate()
             process.wait()
+            _PROCESSES.remove(process)
+            _FOLDERS.remove(folder)
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from importlib import import_module
 from typing import NamedTuple, Never
 
@@ -149,19 +148,7 @@ def run(arguments: list[str], stop: StopRequests | None = None) -> int:
         return 0
     except OutputError as error:
         return _fail(str(error), 1)
-    except click.Abort:
-        # What Click makes of a KeyboardInterrupt.
-        return _interrupted(stop)
-    except BaseExceptionGroup as group:
-        # What Trio's nurseries make of it.
-        if group.split(KeyboardInterrupt)[1] is not None:
-            raise
-        return _interrupted(stop)
     return result if isinstance(result, int) else 0
-
-
-def _interrupted(stop: StopRequests | None) -> int:
-    return 128 + (signal.SIGINT if stop is None or stop.number is None else stop.number)
 
 
 def _usage_message(error: click.UsageError) -> str:

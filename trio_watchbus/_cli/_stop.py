@@ -91,7 +91,7 @@ class StopRequests:
         self._wait = wait
         self._errors = errors
         self._plan: _Plan | None = None
-        self._released = False
+        self._clean_up: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._hear, name="watchbus-stop", daemon=True)
         self._thread.start()
 
@@ -113,29 +113,12 @@ class StopRequests:
         """
         self._plan = _Plan(begin, seconds, late_status, end)
 
-    def release(self) -> None:
-        """Let the thread end, and have SIGINT and SIGTERM interrupt the main thread as usual.
-
-        For a command that has to clean up wherever it is interrupted. Both raise
-        KeyboardInterrupt; `number` says which it was.
-        """
-        self._released = True
-        # To that thread alone.
-        signal.pthread_kill(self._thread.ident or 0, signal.SIGTERM)
-        self._thread.join()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, self._interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def _interrupt(self, number: int, _: object) -> None:
-        self.number = number
-        # Through the handler of Trio, if it runs, which knows where it may be interrupted.
-        signal.raise_signal(signal.SIGINT)
+    def on_leave(self, clean_up: Callable[[], None]) -> None:
+        """Announce what the thread calls before it ends the process, for whatever reason."""
+        self._clean_up = clean_up
 
     def _hear(self) -> None:
         first = self._wait(None)
-        if self._released:
-            return
         assert first is not None
         self.number = first
         plan = self._plan
@@ -151,5 +134,6 @@ class StopRequests:
         self._leave(128 + first if plan.late_status is None else plan.late_status)
 
     def _leave(self, status: int) -> None:
+        self._clean_up()
         self._errors.drain(_LAST_WORDS_SECONDS)
         os._exit(status)

@@ -178,12 +178,12 @@ class InMemoryWatchBus(WatchBus):
         self._closed = True
         self._dispatcher.close()
 
+    @enable_ki_protection
     async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         await checkpoint()
         self._check_open()
         return self._register(request)
 
-    @enable_ki_protection
     def _register(self, request: WatchRequest) -> BufferedWatch:
         watch = self._dispatcher.register(request, request.after)
         if request.history:

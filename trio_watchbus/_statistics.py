@@ -11,13 +11,15 @@ class WatchStatistics:
     """What one watch holds now, and what it lost.
 
     Attributes:
-        state: ``"synced"``, fed as messages come in; ``"behind"``, catching up from the journal.
+        state: ``"synced"``, fed as messages come in; ``"behind"``, catching up from the journal;
+            ``"ended"``, its bus has closed or failed, and nothing follows what is in the buffer;
+            ``"closed"``, by its consumer.
         buffered: messages in its buffer.
         unread: matching messages, beyond its buffer, that it has yet to read from the journal.
         dropped: messages that its overflow kind dropped since it was opened.
     """
 
-    state: Literal["synced", "behind"]
+    state: Literal["synced", "behind", "ended", "closed"]
     buffered: int
     unread: int
     dropped: int

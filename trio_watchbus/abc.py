@@ -124,6 +124,7 @@ class Watch(trio.abc.ReceiveChannel[Message]):
         receiving function gets `trio.ClosedResourceError`.
         """
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Close as `close` does, then execute a checkpoint; a cancel leaves it closed."""
         self.close()
@@ -311,6 +312,7 @@ class WatchBus(ABC):
         Watches still give what was accepted before, and then `trio.EndOfChannel`.
         """
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Close as `close` does, then execute a checkpoint; a cancel leaves it closed."""
         self.close()
@@ -321,6 +323,7 @@ class WatchBus(ABC):
         check_trio_runs()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

@@ -15,6 +15,7 @@ from naive import received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
 from trio_watchbus._core._trie import PrefixTrie
+from trio_watchbus._core._watch import TRANSITIONS, Event, State
 from trio_watchbus._request import Overflow
 from trio_watchbus.abc import Watch
 
@@ -478,3 +479,51 @@ async def test_an_interrupt_cannot_strike_while_a_watch_is_opened_or_closed(
         watch.close()
     assert protected == [True] * 4
     assert bus.statistics().trie_nodes == 0
+
+
+@receivers
+async def test_an_interrupt_cannot_strike_between_noting_the_task_and_parking(
+    monkeypatch: pytest.MonkeyPatch, bus: InMemoryWatchBus, receive: Receive
+) -> None:
+    """A task noted but not parked would be rescheduled while it runs, which breaks Trio."""
+    protected: list[bool] = []
+
+    def noting() -> trio.lowlevel.Task:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return trio.lowlevel.current_task()
+
+    monkeypatch.setattr("trio_watchbus._core._watch.current_task", noting)
+    async with bus.watch("k") as watch:
+        with trio.move_on_after(0):
+            await receive(watch)
+        assert not trio.lowlevel.currently_ki_protected()
+    assert protected == [True]
+
+
+# States
+
+
+def test_from_each_state_each_event_leads_to_one() -> None:
+    """And nothing leads back to life: what has ended gives its rest, what is closed nothing."""
+    assert TRANSITIONS.keys() == set(State)
+    for state, moves in TRANSITIONS.items():
+        assert moves.keys() == set(Event)
+        assert moves[Event.CLOSE] is State.CLOSED
+        if state in (State.ENDING, State.ENDED):
+            assert set(moves.values()) <= {State.ENDING, State.ENDED, State.CLOSED}
+    assert set(TRANSITIONS[State.CLOSED].values()) == {State.CLOSED}
+
+
+async def test_the_state_says_what_the_watch_does_with_the_next_message() -> None:
+    bus = InMemoryWatchBus()
+    async with bus.watch("a", buffer_size=1) as watch:
+        states = [watch.statistics().state]
+        publish(bus, "a1", "a2")
+        states.append(watch.statistics().state)
+        bus.close()
+        states.append(watch.statistics().state)
+        assert received_now(watch) == [b"1", b"2"]
+        states.append(watch.statistics().state)
+    states.append(watch.statistics().state)
+    assert states == ["synced", "behind", "behind", "ended", "closed"]
+    assert watch.position == bus.position

@@ -171,7 +171,7 @@ class Dispatcher:
 
     def head(self, watch: BufferedWatch) -> str:
         """Return where `watch`, whose buffer is empty, is."""
-        if watch.synced:
+        if not watch.behind:
             return str(self.position)
         return str(Position(watch.epoch, watch.cursor))
 
@@ -185,7 +185,7 @@ class Dispatcher:
             self.ended = True
             self._failure = failure
             for watch in self.watches:
-                watch.wake()
+                watch.end()
 
     def ending(self) -> Exception:
         """Return a new error that says why no more messages come."""

@@ -8,8 +8,9 @@ The manners are the same.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
-from typing import Literal, Protocol, final
+from collections.abc import Callable, Coroutine, Iterable
+from enum import Enum, auto
+from typing import Any, Literal, Protocol, final
 
 import trio
 from trio.lowlevel import (
@@ -32,8 +33,79 @@ _MESSAGES_A_TURN = 64
 """Messages that a task receives before it lets others run: at 0.4 µs each they take less than
 half of what ten trips through the scheduler take, and nobody waits longer than 30 µs for them."""
 
-
 _BUSY = "another task is waiting to receive from this watch"
+
+
+class State(Enum):
+    """What a watch does with the next message.
+
+    The first two words are those of etcd's watchable store.
+    """
+
+    SYNCED = auto()
+    """Its source feeds it as messages come in."""
+
+    BEHIND = auto()
+    """What comes in is only counted. Whenever its consumer has emptied the buffer, its source
+    refills it, until it has caught up."""
+
+    ENDING = auto()
+    """Behind, and its source has ended: nothing comes in, and there is some left to catch up."""
+
+    ENDED = auto()
+    """Nothing follows what is in the buffer."""
+
+    CLOSED = auto()
+    """Its consumer wants no more."""
+
+
+class Event(Enum):
+    """What moves a watch from one state to another."""
+
+    FALL_BEHIND = auto()
+    CATCH_UP = auto()
+    END = auto()
+    CLOSE = auto()
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.SYNCED: {
+        Event.FALL_BEHIND: State.BEHIND,
+        Event.CATCH_UP: State.SYNCED,
+        Event.END: State.ENDED,
+        Event.CLOSE: State.CLOSED,
+    },
+    State.BEHIND: {
+        Event.FALL_BEHIND: State.BEHIND,
+        Event.CATCH_UP: State.SYNCED,
+        Event.END: State.ENDING,
+        Event.CLOSE: State.CLOSED,
+    },
+    State.ENDING: {
+        Event.FALL_BEHIND: State.ENDING,
+        Event.CATCH_UP: State.ENDED,
+        Event.END: State.ENDING,
+        Event.CLOSE: State.CLOSED,
+    },
+    State.ENDED: {
+        Event.FALL_BEHIND: State.ENDED,
+        Event.CATCH_UP: State.ENDED,
+        Event.END: State.ENDED,
+        Event.CLOSE: State.CLOSED,
+    },
+    State.CLOSED: dict.fromkeys(Event, State.CLOSED),
+}
+
+# Read on the hot path, where a global costs less than an attribute of an Enum.
+_SYNCED, _BEHIND, _ENDING, _ENDED, _CLOSED = State
+
+_NAMES: dict[State, Literal["synced", "behind", "ended", "closed"]] = {
+    _SYNCED: "synced",
+    _BEHIND: "behind",
+    _ENDING: "behind",
+    _ENDED: "ended",
+    _CLOSED: "closed",
+}
 
 
 class Source(Protocol):
@@ -41,9 +113,6 @@ class Source(Protocol):
 
     keys_bound: int
     """How many keys a watch of overflow kind ``"latest"`` keeps messages of."""
-
-    ended: bool
-    """Whether no more messages come."""
 
     def refill(self, watch: BufferedWatch) -> None:
         """Put into `watch`, behind and with an empty buffer, what comes next.
@@ -64,17 +133,54 @@ class Source(Protocol):
         """Forget `watch`."""
 
 
+def _receiving(
+    end: type[Exception],
+) -> Callable[[BufferedWatch], Coroutine[Any, Any, Message]]:
+    """Return what receives one message, and raises `end` where the bus was closed.
+
+    `receive` and `__anext__` differ in that alone. One that awaited the other would add a
+    coroutine to each message, a sixth of what it costs; a variable of a closure costs nothing.
+    """
+
+    # An interrupt between noting the task and parking would leave it noted.
+    @enable_ki_protection
+    async def receive(self: BufferedWatch) -> Message:
+        # Promise 8 without a trip through the scheduler for each message: the check for a cancel
+        # is a fifteenth of one. And parking without another coroutine between: that is a seventh
+        # of what a message costs that wakes its consumer.
+        woken = False
+        if self._task is None:
+            if self._buffer:
+                if self._turn:
+                    self._turn -= 1
+                    await checkpoint_if_cancelled()
+                else:
+                    self._turn = _MESSAGES_A_TURN - 1
+                    await checkpoint()
+            elif self.state is _SYNCED:
+                self._task = current_task()
+                self._turn = _MESSAGES_A_TURN - 1
+                await wait_task_rescheduled(self._abort)
+                woken = True
+            if self._buffer and self._task is None:
+                return self._buffer.popleft()
+        try:
+            return await self._receive_slowly(woken)
+        except trio.EndOfChannel:
+            if end is trio.EndOfChannel:
+                raise
+            raise end from None
+
+    return receive
+
+
 @final
 class BufferedWatch(Watch):
     """Both ends of a watch: `put` for its source, the rest for its consumer.
 
-    It is *synced*, fed by its source as messages come in, or *behind*: then what comes in is only
-    counted, and whenever its consumer has emptied the buffer, its source refills it, until that
-    has nothing more to give. (The words are those of etcd's watchable store.)
-
     Attributes:
         request: what it covers.
-        synced: whether it is synced.
+        state: what it does with the next message.
         epoch: the epoch that `cursor` counts in.
         cursor: while behind, the sequence number up to which its source was read.
         unread: while behind, the number of matching messages known after `cursor`.
@@ -95,7 +201,7 @@ class BufferedWatch(Watch):
         "epoch",
         "gap",
         "request",
-        "synced",
+        "state",
         "unread",
     )
 
@@ -104,13 +210,10 @@ class BufferedWatch(Watch):
         self.epoch = epoch
         self.request = request
         self._buffer: deque[Message] | _LatestBuffer
-        if request.overflow == "latest":
-            self._room = source.keys_bound
-            self._buffer = _LatestBuffer()
-        else:
-            self._room = request.buffer_size
-            self._buffer = deque()
-        self.synced = True
+        self._buffer = _LatestBuffer() if request.overflow == "latest" else deque()
+        self.state = _SYNCED
+        # How long the buffer may get by `put`; 0 unless synced, so that one look says both.
+        self._room = self._size()
         self.cursor = 0
         self.unread = 0
         self.dropped = 0
@@ -123,14 +226,14 @@ class BufferedWatch(Watch):
 
     def put(self, message: Message) -> None:
         """Take the next matching message from the source."""
-        if not self.synced:
-            self.unread += 1
-        elif len(self._buffer) < self._room:
+        if len(self._buffer) < self._room:
             self._buffer.append(message)
             if self._task is not None:
                 self.wake()
-        else:
+        elif self.state is _SYNCED:
             self._overflow(message)
+        elif self.state is _BEHIND:
+            self.unread += 1
 
     def load(self, messages: Iterable[Message]) -> None:
         """Put `messages` into the buffer, whatever room there is."""
@@ -140,20 +243,44 @@ class BufferedWatch(Watch):
 
     def fall_behind(self, cursor: int) -> None:
         """Read on from the source after `cursor`, once the buffer is empty."""
-        self.synced = False
+        self._move(Event.FALL_BEHIND)
         self.cursor = cursor
         self.unread = 0
 
     def catch_up(self) -> None:
         """Be synced again: the source has nothing more than what is in the buffer."""
-        self.synced = True
+        self._move(Event.CATCH_UP)
         self.unread = 0
+
+    def end(self) -> None:
+        """Take note that the source has ended: nothing follows what it has accepted."""
+        self._move(Event.END)
+        self.wake()
+
+    @property
+    def synced(self) -> bool:
+        """Whether it is fed as messages come in."""
+        return self.state is _SYNCED
+
+    @property
+    def behind(self) -> bool:
+        """Whether its source has more for it than is in the buffer."""
+        return self.state is _BEHIND or self.state is _ENDING
 
     def wake(self) -> None:
         """Let the waiting consumer, if there is one, look again."""
         if self._task is not None:
             task, self._task = self._task, None
             reschedule(task)
+
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state][event]
+        self._room = self._size() if self.state is _SYNCED else 0
+
+    def _size(self) -> int:
+        """Return how many messages the buffer may hold, or how many keys' newest."""
+        request = self.request
+        return self._source.keys_bound if request.overflow == "latest" else request.buffer_size
 
     def _overflow(self, message: Message) -> None:
         kind = self.request.overflow
@@ -170,6 +297,7 @@ class BufferedWatch(Watch):
 
     # The consumer's end
 
+    @enable_ki_protection
     def receive_nowait(self) -> Message:
         if self._task is not None:
             raise trio.BusyResourceError(_BUSY)
@@ -177,51 +305,10 @@ class BufferedWatch(Watch):
             self._refill()
         return self._buffer.popleft()
 
-    async def receive(self) -> Message:
-        # Promise 8 without a trip through the scheduler for each message: the check for a cancel
-        # is a fifteenth of one. And parking without another coroutine between: that is a seventh
-        # of what a message costs that wakes its consumer.
-        woken = False
-        if self._task is None:
-            if self._buffer:
-                if self._turn:
-                    self._turn -= 1
-                    await checkpoint_if_cancelled()
-                else:
-                    self._turn = _MESSAGES_A_TURN - 1
-                    await checkpoint()
-            elif self.synced and self._final_position is None and not self._source.ended:
-                self._task = current_task()
-                self._turn = _MESSAGES_A_TURN - 1
-                await wait_task_rescheduled(self._abort)
-                woken = True
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        return await self._receive_slowly(woken)
+    receive = _receiving(trio.EndOfChannel)
+    __anext__ = _receiving(StopAsyncIteration)
 
-    async def __anext__(self) -> Message:
-        # As receive, to the letter but for the end: one coroutine less for each message.
-        woken = False
-        if self._task is None:
-            if self._buffer:
-                if self._turn:
-                    self._turn -= 1
-                    await checkpoint_if_cancelled()
-                else:
-                    self._turn = _MESSAGES_A_TURN - 1
-                    await checkpoint()
-            elif self.synced and self._final_position is None and not self._source.ended:
-                self._task = current_task()
-                self._turn = _MESSAGES_A_TURN - 1
-                await wait_task_rescheduled(self._abort)
-                woken = True
-            if self._buffer and self._task is None:
-                return self._buffer.popleft()
-        try:
-            return await self._receive_slowly(woken)
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
+    @enable_ki_protection
     async def receive_batch(self, max_messages: int | None = None) -> list[Message]:
         if max_messages is not None:
             check_count("max_messages", max_messages, least=1)
@@ -239,8 +326,9 @@ class BufferedWatch(Watch):
 
     @enable_ki_protection
     def close(self) -> None:
-        if self._final_position is None:
+        if self.state is not _CLOSED:
             self._final_position = self.position
+            self._move(Event.CLOSE)
             self._buffer.clear()
             self._source.unregister(self)
             self.wake()
@@ -256,7 +344,7 @@ class BufferedWatch(Watch):
 
     def statistics(self) -> WatchStatistics:
         return WatchStatistics(
-            state="synced" if self.synced else "behind",
+            state=_NAMES[self.state],
             buffered=len(self._buffer),
             unread=self.unread,
             dropped=self.dropped,
@@ -264,15 +352,16 @@ class BufferedWatch(Watch):
 
     def _refill(self) -> None:
         """Have something in the empty buffer, or raise why there is nothing."""
-        if self._final_position is not None:
+        if self.state is _CLOSED:
             raise trio.ClosedResourceError("this watch is closed")
-        if not self.synced:
+        if self.behind:
             self._source.refill(self)
         if not self._buffer:
-            if self._source.ended and self.synced:
+            if self.state is _ENDED:
                 raise self._source.ending()
             raise trio.WouldBlock
 
+    @enable_ki_protection
     async def _receive_slowly(self, woken: bool) -> Message:
         """Receive where the buffer was empty: by waiting, or at least after a checkpoint.
 
@@ -281,8 +370,7 @@ class BufferedWatch(Watch):
                 cancel that comes after it, a failed bus's own say.
         """
         if not woken:
-            closed = self._final_position is not None
-            if self.synced and not self._buffer and not closed and not self._source.ended:
+            if self.state is _SYNCED and not self._buffer:
                 await self._wait()
             else:
                 await checkpoint()

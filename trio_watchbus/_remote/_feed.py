@@ -108,7 +108,7 @@ class Feed:
             self.ended = True
             self.failure = failure
             self.decided.set()
-            self.watch.wake()
+            self.watch.end()
 
     # What the server says
 
@@ -228,7 +228,7 @@ class Feed:
     def _settle(self) -> None:
         """Be behind or not, and ask for more or not, as things are now."""
         watch = self.watch
-        if not self._waiting and not watch.synced:
+        if not self._waiting and watch.behind:
             watch.catch_up()
             self._head = self.resume or ""
         if not self._replays:

@@ -248,7 +248,7 @@ class BusMachine(RuleBasedStateMachine):
             with pytest.raises(HistoryLostError) as raised:
                 self.trio.run(both.opening.__aenter__)
             assert raised.value.reason == reason
-            assert raised.value.oldest == f"{self.epoch}-{self.model.first - 1}"
+            assert raised.value.position == f"{self.epoch}-{self.model.first - 1}"
             return multiple()
         both.watch = self.trio.run(both.opening.__aenter__)
         both.model.start(after=after, history=history)

@@ -177,8 +177,8 @@ async def test_a_position_that_cannot_be_resumed_from_is_refused_with_the_reason
         with pytest.raises(HistoryLostError, match=explanation) as raised:
             async with bus.watch("k", after=after):
                 pass
-        assert (raised.value.reason, raised.value.oldest) == (reason, f"{epoch}-2")
-        assert raised.value.oldest in str(raised.value)
+        assert (raised.value.reason, raised.value.position) == (reason, f"{epoch}-2")
+        assert raised.value.position in str(raised.value)
 
 
 @pytest.mark.parametrize(

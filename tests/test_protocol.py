@@ -94,7 +94,7 @@ ANSWERS: st.SearchStrategy[protocol.Answer] = st.one_of(
         code=TEXTS,
         detail=TEXTS,
         reason=st.none() | REASONS,
-        oldest=st.none() | TEXTS,
+        position=st.none() | TEXTS,
     ),
     st.builds(protocol.End, TEXTS),
 )

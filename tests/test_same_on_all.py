@@ -165,7 +165,7 @@ class Player:
         if after is not None and after > self.model.last:
             with pytest.raises(HistoryLostError) as lost:
                 await opening.__aenter__()
-            assert (lost.value.reason, lost.value.oldest) == ("future", self.position(0))
+            assert (lost.value.reason, lost.value.position) == ("future", self.position(0))
             return
         watch = await opening.__aenter__()
         model.start(after=after, history=how.get("history", 0))

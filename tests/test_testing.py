@@ -302,7 +302,7 @@ def with_oldest_wrong_for(reason: str) -> type[Wrapped]:
             try:
                 return await self.inner.open_watch(request)
             except HistoryLostError as error:
-                wrong = request.after if error.reason == reason else error.oldest
+                wrong = request.after if error.reason == reason else error.position
                 raise HistoryLostError(error.reason, str(wrong)) from None
 
     return TellsNoOldest

@@ -58,7 +58,7 @@ class HistoryLostError(WatchBusError):
         reason: ``"trimmed"``, the messages after that position are no longer held;
             ``"epoch"``, the position is of another numbering (another bus, or one whose history
             was rewritten); ``"future"``, the bus has not got that far.
-        oldest: the oldest position from which this bus can be resumed now.
+        position: where this bus can be resumed from now: the oldest position that it holds.
     """
 
     _EXPLANATIONS: ClassVar[dict[LossReason, str]] = {
@@ -67,15 +67,15 @@ class HistoryLostError(WatchBusError):
         "future": "this bus has not reached that position",
     }
 
-    def __init__(self, reason: LossReason, oldest: str) -> None:
-        super().__init__(reason, oldest)
+    def __init__(self, reason: LossReason, position: str) -> None:
+        super().__init__(reason, position)
         self.reason = reason
-        self.oldest = oldest
+        self.position = position
 
     def __str__(self) -> str:
         return (
             f"cannot resume: {self._EXPLANATIONS[self.reason]}"
-            f" (the oldest position held is {self.oldest!r})"
+            f" (the oldest position held is {self.position!r})"
         )
 
 

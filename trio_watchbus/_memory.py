@@ -15,7 +15,7 @@ from ._core._dispatcher import Dispatcher
 from ._core._journal import KeyHistory
 from ._core._watch import BufferedWatch
 from ._keys import check_key, check_prefix
-from ._message import MAX_MESSAGE_SIZE, Message, check_data, check_publication
+from ._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
 from ._request import WatchRequest
 from ._retention import Retention, check_retention
 from ._statistics import BusStatistics
@@ -52,7 +52,7 @@ class InMemoryWatchBus(WatchBus):
         self.max_message_size = max_message_size
         retention = check_retention(retention)
         # 48 bits: no two epochs that one client could meet are the same.
-        self._dispatcher = Dispatcher(token_hex(6), retention)
+        self._dispatcher = Dispatcher(Position(token_hex(6), 0), retention)
         self._journal = self._dispatcher.journal
         self._routes = self._dispatcher.routes
         self._accept = self._dispatcher.accept
@@ -158,7 +158,7 @@ class InMemoryWatchBus(WatchBus):
 
     @property
     def position(self) -> str:
-        return str(self._dispatcher.position)
+        return self._journal.newest
 
     def statistics(self) -> BusStatistics:
         dispatcher = self._dispatcher
@@ -187,7 +187,9 @@ class InMemoryWatchBus(WatchBus):
     def _register(self, request: WatchRequest) -> BufferedWatch:
         watch = self._dispatcher.register(request, request.after)
         if request.history:
-            watch.load(self._history.select(request))
+            history = self._history.select(request)
+            if history:
+                watch.load_history(history, self._dispatcher.before(history[0]))
         return watch
 
     def _check_open(self) -> None:

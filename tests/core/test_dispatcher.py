@@ -21,7 +21,7 @@ class Feed:
     """A dispatcher, and what numbers its messages; a message's data is its number."""
 
     def __init__(self, **retention: Any) -> None:
-        self.dispatcher = Dispatcher("e", Retention(**retention))
+        self.dispatcher = Dispatcher(Position("e", 0), Retention(**retention))
 
     def publish(self, *addressed: str, is_prefix: bool = False) -> None:
         for name in addressed:
@@ -201,7 +201,7 @@ def test_after_is_refused_where_not_all_that_followed_is_held(after: Position, r
     feed.publish(*"aaaaaaa")
     with pytest.raises(HistoryLostError) as raised:
         feed.watch("b", after=after)
-    assert (raised.value.reason, raised.value.oldest) == (reason, "e-4")
+    assert (raised.value.reason, raised.value.position) == (reason, "e-4")
     assert feed.dispatcher.watches == set()
     assert feed.dispatcher.keys.nodes == 0
 
@@ -209,7 +209,7 @@ def test_after_is_refused_where_not_all_that_followed_is_held(after: Position, r
 def test_after_the_newest_of_an_empty_journal_is_resumable() -> None:
     feed = Feed()
     assert received_now(feed.watch("a", after=Position("e", 0))) == []
-    other = Dispatcher("e", Retention(), 7)
+    other = Dispatcher(Position("e", 7), Retention())
     other.register(WatchRequest(["a"], ()), Position("e", 7))
     for sequence, reason in ((6, "trimmed"), (8, "future")):
         with pytest.raises(HistoryLostError) as raised:
@@ -312,7 +312,7 @@ def test_a_hole_in_the_log_is_told_after_what_came_before_it() -> None:
     synced, idle = feed.watch("a"), feed.watch("b")
     behind = feed.watch("a", buffer_size=1)
     feed.publish("a", "a", "x")
-    feed.dispatcher.lose("e", 10, 7)
+    feed.dispatcher.lose(Position("e", 10), 7)
     feed.publish("a", "b")
     assert feed.dispatcher.position == Position("e", 12)
     assert told(synced) == [b"1", b"2", lag(7, "e-10"), b"11"]
@@ -325,12 +325,12 @@ def test_a_hole_in_the_log_is_told_after_what_came_before_it() -> None:
 def test_holes_add_up_until_they_are_told() -> None:
     feed = Feed()
     watch = feed.watch("a")
-    feed.dispatcher.lose("e", 5, 5)
+    feed.dispatcher.lose(Position("e", 5), 5)
     feed.publish("a")
-    feed.dispatcher.lose("e", 8, 2)
+    feed.dispatcher.lose(Position("e", 8), 2)
     feed.publish("a")
     assert told(watch) == [lag(8, "e-8"), b"9"]
-    feed.dispatcher.lose("e", 11, 2)
+    feed.dispatcher.lose(Position("e", 11), 2)
     assert told(watch) == [lag(2, "e-11")]
 
 
@@ -339,7 +339,7 @@ def test_what_the_log_lost_is_told_to_watches_that_may_drop_too(overflow: str) -
     feed = Feed()
     watch = feed.watch("a", overflow=overflow)
     feed.publish("a")
-    feed.dispatcher.lose("e", 3, 2)
+    feed.dispatcher.lose(Position("e", 3), 2)
     feed.publish("a")
     assert told(watch) == [b"1", lag(2, "e-3"), b"4"]
     assert watch.statistics().dropped == 0
@@ -348,7 +348,7 @@ def test_what_the_log_lost_is_told_to_watches_that_may_drop_too(overflow: str) -
 def test_what_follows_a_hole_may_be_dropped_again() -> None:
     feed = Feed(messages=2)
     watch = feed.watch("a", overflow="drop_oldest", buffer_size=1)
-    feed.dispatcher.lose("e", 3, 3)
+    feed.dispatcher.lose(Position("e", 3), 3)
     feed.publish("a", "a")
     with pytest.raises(WatchLaggedError):
         watch.receive_nowait()
@@ -361,7 +361,7 @@ def test_a_rewritten_history_is_told_in_its_place_and_another_epoch_follows() ->
     feed = Feed()
     watch, prefix_watch = feed.watch("a"), feed.watch_prefix("")
     feed.publish("a", "b")
-    feed.dispatcher.lose("f", 0, None)
+    feed.dispatcher.lose(Position("f", 0), None, rewritten=True)
     feed.publish("a")
     assert told(watch) == [b"1", lag(None, "f-0", "epoch"), b"1"]
     assert told(prefix_watch) == [b"1", b"2", lag(None, "f-0", "epoch"), b"1"]
@@ -377,7 +377,7 @@ def test_where_a_watch_is_before_it_is_told_of_a_rewrite_counts_in_the_old_epoch
     watch = feed.watch("a")
     feed.publish("a", "a")
     assert told(watch) == [b"1", b"2"]
-    feed.dispatcher.lose("f", 0, None)
+    feed.dispatcher.lose(Position("f", 0), None, rewritten=True)
     feed.publish("a", "a", "a")
     assert watch.position == "e-2"
     assert told(watch) == [lag(None, "f-0", "epoch"), b"1", b"2", b"3"]
@@ -387,7 +387,7 @@ def test_where_a_watch_is_before_it_is_told_of_a_rewrite_counts_in_the_old_epoch
 def test_a_watch_opened_after_a_rewrite_is_told_nothing() -> None:
     feed = Feed()
     feed.publish("a")
-    feed.dispatcher.lose("f", 0, None)
+    feed.dispatcher.lose(Position("f", 0), None, rewritten=True)
     watch = feed.watch("a")
     feed.publish("a")
     assert told(watch) == [b"1"]
@@ -398,7 +398,7 @@ def test_a_rewrite_to_higher_numbers_is_told_too() -> None:
     feed = Feed()
     watch = feed.watch("a")
     feed.publish("a")
-    feed.dispatcher.lose("f", 50, None)
+    feed.dispatcher.lose(Position("f", 50), None, rewritten=True)
     feed.publish("a")
     assert told(watch) == [b"1", lag(None, "f-50", "epoch"), b"51"]
 
@@ -417,7 +417,7 @@ async def test_a_waiting_consumer_is_told_of_a_loss_at_once() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(consume)
         await trio.testing.wait_all_tasks_blocked()
-        feed.dispatcher.lose("e", 4, 4)
+        feed.dispatcher.lose(Position("e", 4), 4)
     assert [error.missed for error in lagged] == [4]
 
 
@@ -460,3 +460,67 @@ def test_the_first_end_is_the_one_that_counts() -> None:
     feed.dispatcher.close(OSError())
     with pytest.raises(trio.EndOfChannel):
         watch.receive_nowait()
+
+
+# Branches of one epoch
+
+
+def branched(branch: str, number: int, name: str = "a") -> Message:
+    return Message(name, b"%d" % number, f"e_{branch}-{number}", float(number))
+
+
+def test_positions_are_the_texts_of_messages_and_no_arithmetic() -> None:
+    """Different messages of one journal may be of different branches."""
+    dispatcher = Dispatcher(Position("e", 3, "start"), Retention(messages=3))
+    watch = dispatcher.register(WatchRequest(["a"], (), buffer_size=1))
+    assert watch.position == "e_start-3"
+    for number, (branch, name) in enumerate([("x", "b"), ("y", "a"), ("z", "a"), ("y", "b")], 4):
+        dispatcher.accept(branched(branch, number, name))
+    assert str(dispatcher.position) == "e_y-7"
+    # The newest that was dropped.
+    assert str(dispatcher.oldest) == "e_x-4"
+    assert watch.position == "e_x-4"
+    assert watch.receive_nowait().data == b"5"
+    assert watch.position == "e_y-5"
+    assert watch.receive_nowait().data == b"6"
+    assert watch.position == "e_y-7"
+    for branch in "uv":
+        dispatcher.accept(branched(branch, dispatcher.journal.last + 1, "b"))
+    assert watch.position == "e_v-9"
+
+
+def test_after_a_message_of_a_branch_that_was_replaced_is_refused() -> None:
+    """The number alone would resume in another history, and say nothing."""
+    dispatcher = Dispatcher(Position("e", 0), Retention(messages=3))
+    for number in range(1, 6):
+        dispatcher.accept(branched("new", number))
+    for text in ("e_new-2", "e_new-4", "e_new-5"):
+        dispatcher.check(Position.parse(text))
+    for text in ("e_old-2", "e_old-4", "e_old-5", "e-4"):
+        with pytest.raises(HistoryLostError) as raised:
+            dispatcher.check(Position.parse(text))
+        assert (raised.value.reason, raised.value.position) == ("epoch", "e_new-2")
+    with pytest.raises(HistoryLostError) as raised:
+        dispatcher.check(Position.parse("e_old-6"))
+    assert raised.value.reason == "future"
+
+
+def test_a_branch_that_replaced_another_is_told_as_a_rewrite() -> None:
+    dispatcher = Dispatcher(Position("e", 0), Retention())
+    watch = dispatcher.register(WatchRequest(["a"], ()))
+    dispatcher.accept(branched("old", 1))
+    dispatcher.lose(Position("e", 1, "new"), None, rewritten=True)
+    assert watch.position == "e-0"
+    dispatcher.accept(branched("new", 2))
+    assert told(watch) == [b"1", lag(None, "e_new-1", "epoch"), b"2"]
+    assert watch.position == "e_new-2"
+
+
+def test_a_quiet_watch_can_be_resumed_where_its_next_message_waits() -> None:
+    """Not only from where it received its last, which the journal may have dropped long ago."""
+    feed = Feed(messages=3)
+    watch = feed.watch("a")
+    feed.publish(*"bbbbbba")
+    assert watch.position == "e-6"
+    watch.close()
+    assert received_now(feed.watch("a", after=Position.parse(watch.position))) == [b"7"]

@@ -9,6 +9,7 @@ from naive import keys, make_message, prefixes, reaches, sequence
 
 from trio_watchbus import Message, Retention
 from trio_watchbus._core._journal import Journal, KeyHistory
+from trio_watchbus._message import Position
 from trio_watchbus._request import WatchRequest
 
 contents = st.lists(st.tuples(keys, st.binary(max_size=6)), max_size=40)
@@ -38,7 +39,7 @@ def check_equal(journal: Journal, held: list[Message], last: int) -> None:
 def test_it_is_the_longest_tail_within_the_bounds(
     content: list[tuple[str, bytes]], most: int, most_bytes: int, start: int
 ) -> None:
-    journal = Journal(Retention(messages=most, bytes=most_bytes), start)
+    journal = Journal(Retention(messages=most, bytes=most_bytes), Position("e", start))
     held: list[Message] = []
     check_equal(journal, held, start)
     for message in make_messages(content, start):
@@ -53,7 +54,7 @@ def test_it_is_the_longest_tail_within_the_bounds(
 def test_what_is_older_than_the_bound_when_a_message_comes_is_dropped(
     pauses: list[int], seconds: int
 ) -> None:
-    journal = Journal(Retention(seconds=seconds))
+    journal = Journal(Retention(seconds=seconds), Position("e", 0))
     held: list[Message] = []
     now = 0.0
     for number, pause in enumerate(pauses, 1):
@@ -75,7 +76,7 @@ def test_history_is_in_the_order_of_numbers() -> None:
 
 
 def test_a_message_that_alone_exceeds_the_bytes_is_counted_and_not_held() -> None:
-    journal = Journal(Retention(bytes=10))
+    journal = Journal(Retention(bytes=10), Position("e", 0))
     journal.append(make_message(1, "k", b"1234"))
     journal.append(make_message(2, "k", b"1234567890"))
     check_equal(journal, [], 2)
@@ -87,10 +88,10 @@ def test_a_message_that_alone_exceeds_the_bytes_is_counted_and_not_held() -> Non
 def test_after_a_restart_it_holds_nothing_and_counts_from_there(
     content: list[tuple[str, bytes]], start: int
 ) -> None:
-    journal = Journal(Retention(messages=7))
+    journal = Journal(Retention(messages=7), Position("e", 0))
     for message in make_messages(content):
         journal.append(message)
-    journal.restart(start)
+    journal.restart(Position("e", start))
     check_equal(journal, [], start)
     journal.append(make_message(start + 1))
     check_equal(journal, [make_message(start + 1)], start + 1)
@@ -144,7 +145,7 @@ def test_history_selects_of_each_covered_key_the_newest_oldest_first(
 
 @pytest.mark.parametrize("bound", [1, 2, 1023, 1024, 1025, 3000])
 def test_it_never_holds_more_than_its_bound_of_messages(bound: int) -> None:
-    journal = Journal(Retention(messages=bound))
+    journal = Journal(Retention(messages=bound), Position("e", 0))
     for number in range(1, 3 * bound + 10):
         journal.append(make_message(number))
         assert len(journal) == min(number, bound)

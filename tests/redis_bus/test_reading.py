@@ -259,8 +259,8 @@ async def test_what_the_log_no_longer_holds_is_refused(server: RedisServer) -> N
         async with open_redis_watchbus(server.url) as fresh:
             with pytest.raises(HistoryLostError) as caught:
                 await fresh.watch("k", after=start).__aenter__()
-            assert (caught.value.reason, caught.value.oldest) == ("trimmed", ids[9])
-            async with fresh.watch("k", after=caught.value.oldest) as watch:
+            assert (caught.value.reason, caught.value.position) == ("trimmed", ids[9])
+            async with fresh.watch("k", after=caught.value.position) as watch:
                 assert await receive(watch, 10) == [b"%d" % number for number in range(10, 20)]
 
 
@@ -348,7 +348,7 @@ async def test_a_position_below_the_start_of_its_epoch_is_refused(server: RedisS
         for number in (0, 2):
             with pytest.raises(HistoryLostError) as raised:
                 await bus.watch("k", after=f"{epoch}-{number}").__aenter__()
-            assert (raised.value.reason, raised.value.oldest) == ("trimmed", f"{epoch}-3")
+            assert (raised.value.reason, raised.value.position) == ("trimmed", f"{epoch}-3")
         async with bus.watch("k", after=f"{epoch}-3") as watch:
             assert (await watch.receive()).data == b"after"
 

@@ -107,15 +107,15 @@ def test_a_server_that_sends_more_than_was_asked_for_is_not_believed() -> None:
         fed.give(1, 2, 3, 4, 5)
 
 
-def test_the_position_is_that_of_the_next_message_or_else_where_the_server_is() -> None:
+def test_the_position_is_that_of_the_last_message_or_else_where_the_server_is() -> None:
     fed = Fed()
     assert fed.watch.position == "e-0"
     fed.feed.take_position("e-3")
     assert fed.watch.position == "e-3"
     fed.give(5, 8, position=9)
-    assert fed.watch.position == "e-4"
+    assert fed.watch.position == "e-3"
     fed.watch.receive_nowait()
-    assert fed.watch.position == "e-7"
+    assert fed.watch.position == "e-5"
     fed.watch.receive_nowait()
     assert fed.watch.position == "e-9"
 

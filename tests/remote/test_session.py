@@ -359,7 +359,7 @@ async def test_history_that_is_lost_says_why_and_from_where_there_is_some() -> N
     bus = InMemoryWatchBus()
     async with session(bus) as peer:
         answer = await peer.ask({"op": "watch", "id": 7, "key": "a", "after": "other-1"})
-        assert (answer["reason"], answer["oldest"]) == ("epoch", bus.position)
+        assert (answer["reason"], answer["position"]) == ("epoch", bus.position)
 
 
 async def test_a_lossy_watch_is_told_what_is_lost_and_goes_on_behind_that() -> None:

@@ -118,7 +118,7 @@ async def handle_errors(bus: WatchBus) -> None:
         async with bus.watch("key", after="position") as watch:
             await watch.receive()
     except HistoryLostError as lost:
-        assert_type(lost.oldest, str)
+        assert_type(lost.position, str)
     except WatchLaggedError as lagged:
         assert_type(lagged.missed, int | None)
         assert_type(lagged.position, str)

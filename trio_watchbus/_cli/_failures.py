@@ -26,7 +26,7 @@ def failure_of(error: BaseException) -> CommandError:
         # What a backend says may be a sentence of its own.
         text = f"{text.rstrip('.')}; {hint}"
     elif isinstance(first, HistoryLostError):
-        text = f"{text}; leave out --after, or give --after {first.oldest}"
+        text = f"{text}; leave out --after, or give --after {first.position}"
     return CommandError(text)
 
 

@@ -28,6 +28,10 @@ class Dispatcher:
     `accept` is the only way in. All of it is synchronous and runs in one thread, so that no lock
     is needed and nothing slips between a watch's registration and its replay.
 
+    Args:
+        position: where the numbering begins: the next message is the one after it.
+        retention: how much of the past the journal keeps.
+
     Attributes:
         epoch: the epoch of the numbering.
         journal: the recent messages; knows the newest one's number.
@@ -39,9 +43,9 @@ class Dispatcher:
             registration touched since.
     """
 
-    def __init__(self, epoch: str, retention: Retention, last: int = 0) -> None:
-        self.epoch = epoch
-        self.journal = Journal(retention, last)
+    def __init__(self, position: Position, retention: Retention) -> None:
+        self.epoch = position.epoch
+        self.journal = Journal(retention, position)
         self.keys: PrefixTrie[BufferedWatch] = PrefixTrie()
         self.prefixes: PrefixTrie[BufferedWatch] = PrefixTrie()
         self.watches: set[BufferedWatch] = set()
@@ -53,12 +57,24 @@ class Dispatcher:
     @property
     def position(self) -> Position:
         """The position of the newest message."""
-        return Position(self.epoch, self.journal.last)
+        return Position.parse(self.journal.newest)
 
     @property
     def oldest(self) -> Position:
         """The oldest position from which a watch can be resumed."""
-        return Position(self.epoch, self.journal.first - 1)
+        return Position.parse(self.journal.base)
+
+    def before(self, message: Message) -> str:
+        """Return a position from which `message` and all that followed it is received or refused.
+
+        Args:
+            message: accepted, some time ago maybe, and in another epoch maybe.
+        """
+        number = self._held(message)
+        if number is not None:
+            return self.journal.position_at(number - 1)
+        # Before all of its epoch: refused, unless everything since is held.
+        return str(Position(Position.parse(message.id).epoch, 0))
 
     def accept(self, message: Message) -> None:
         """Take the next message of the order, and hand it to every watch that it reaches."""
@@ -71,25 +87,27 @@ class Dispatcher:
         for watch in self.routes[key] if key in self.routes else self._key_route(key):
             watch.put(message)
 
-    def lose(self, epoch: str, last: int, missed: int | None) -> None:
-        """Take note that no message up to number `last` of `epoch` will come any more.
+    def lose(self, position: Position, missed: int | None, *, rewritten: bool = False) -> None:
+        """Take note that no message up to `position` will come any more.
 
         Every watch is told in its place in the order.
 
         Args:
-            epoch: the epoch that the next message counts in; another one than before where
-                history was rewritten.
-            last: the number before the next message's.
+            position: where the order goes on: the next message is the one after it.
             missed: how many messages were lost, over all keys; None where nobody knows.
+            rewritten: whether history was rewritten, so that what was received may be no part of
+                it: another epoch, or another branch of this one.
         """
-        before = self.journal.last
-        self.epoch = epoch
-        self.journal.restart(last)
+        before, newest = self.journal.last, self.journal.newest
+        self.epoch = position.epoch
+        self.journal.restart(position)
         for watch in self.watches:
             if watch.synced:
+                watch.advance(newest)
                 watch.fall_behind(before)
             watch.unread += missed or 0
             watch.gap = True
+            watch.rewritten |= rewritten
             watch.wake()
 
     def register(self, request: WatchRequest, after: Position | None = None) -> BufferedWatch:
@@ -100,7 +118,7 @@ class Dispatcher:
         """
         if after is not None:
             self.check(after)
-        watch = BufferedWatch(self, request, self.epoch)
+        watch = BufferedWatch(self, request, self.journal.newest)
         for key in request.keys:
             self.keys.add(key, watch)
             self.routes.pop(key, None)
@@ -109,6 +127,7 @@ class Dispatcher:
             self.routes.clear()
         self.watches.add(watch)
         if after is not None:
+            watch.place = str(after)
             watch.fall_behind(after.sequence)
             watch.unread = len(request.select(self.journal.since(after.sequence)))
             # At once as much as fits, so that a consumer that keeps up is not overtaken.
@@ -121,12 +140,16 @@ class Dispatcher:
         Raises:
             HistoryLostError: it is not.
         """
+        journal = self.journal
         if after.epoch != self.epoch:
-            raise HistoryLostError("epoch", str(self.oldest))
-        if after.sequence > self.journal.last:
-            raise HistoryLostError("future", str(self.oldest))
-        if after.sequence < self.oldest.sequence:
-            raise HistoryLostError("trimmed", str(self.oldest))
+            raise HistoryLostError("epoch", journal.base)
+        if after.sequence > journal.last:
+            raise HistoryLostError("future", journal.base)
+        if after.sequence < journal.first - 1:
+            raise HistoryLostError("trimmed", journal.base)
+        if str(after) != journal.position_at(after.sequence):
+            # Another message had this number, in a branch of history that was replaced.
+            raise HistoryLostError("epoch", journal.base)
 
     def unregister(self, watch: BufferedWatch) -> None:
         """Forget `watch`."""
@@ -147,7 +170,7 @@ class Dispatcher:
         """
         request = watch.request
         lagged = None
-        if watch.epoch != self.epoch or watch.cursor < self.oldest.sequence:
+        if watch.rewritten or watch.cursor < self.journal.first - 1:
             lagged = self._pass_loss(watch)
         wanted = watch.unread
         if request.overflow != "latest":
@@ -169,11 +192,23 @@ class Dispatcher:
         if lagged is not None:
             raise lagged
 
-    def head(self, watch: BufferedWatch) -> str:
-        """Return where `watch`, whose buffer is empty, is."""
+    def position_of(self, watch: BufferedWatch, waiting: Message | None) -> str:
+        """Return where `watch` is to be resumed.
+
+        Args:
+            watch: an open watch.
+            waiting: the oldest message in its buffer, or None where that is empty.
+        """
+        journal = self.journal
+        if waiting is not None:
+            # Nearer than what it received last: there may be much between that is not for it.
+            number = self._held(waiting)
+            return watch.place if number is None else journal.position_at(number - 1)
         if not watch.behind:
-            return str(self.position)
-        return str(Position(watch.epoch, watch.cursor))
+            return journal.newest
+        if watch.rewritten or watch.cursor < journal.first - 1:
+            return watch.place
+        return journal.position_at(watch.cursor)
 
     def close(self, failure: BaseException | None = None) -> None:
         """End every watch once its consumer has received what was accepted.
@@ -208,18 +243,29 @@ class Dispatcher:
             )
         )
 
+    def _held(self, message: Message) -> int | None:
+        """Return the number of `message` in the journal, or None where that does not hold it."""
+        number = Position.parse(message.id).sequence
+        journal = self.journal
+        held = journal.first <= number <= journal.last
+        return number if held and journal.position_at(number) == message.id else None
+
     def _pass_loss(self, watch: BufferedWatch) -> WatchLaggedError | None:
         """Move `watch` past what is no longer held; count that, or return the error to raise."""
-        held = len(watch.request.select(self.journal.since(self.oldest.sequence)))
-        rewritten = watch.epoch != self.epoch
+        journal = self.journal
+        cursor = journal.first - 1
+        held = len(watch.request.select(journal.since(cursor)))
         missed = watch.unread - held
+        rewritten = watch.rewritten
         told = watch.gap or watch.request.overflow == "replay"
-        watch.epoch, watch.cursor = self.oldest.epoch, self.oldest.sequence
+        watch.cursor = cursor
         watch.unread = held
-        watch.gap = False
+        watch.gap = watch.rewritten = False
+        if rewritten or (missed and told):
+            watch.place = journal.base
         if rewritten:
-            return WatchLaggedError(None, str(self.oldest), "epoch")
+            return WatchLaggedError(None, journal.base, "epoch")
         if missed and told:
-            return WatchLaggedError(missed, str(self.oldest))
+            return WatchLaggedError(missed, journal.base)
         watch.dropped += missed
         return None

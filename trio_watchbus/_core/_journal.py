@@ -15,19 +15,24 @@ from .._retention import Retention
 class Journal:
     """A bounded tail of all messages, without holes, by sequence number.
 
+    Positions are the texts of messages' ids: a number alone does not say which message it was,
+    where a backend's data can be replaced by an older copy.
+
     Attributes:
         last: the sequence number of the newest message, held or not.
+        base: the oldest position from which everything is held: the id of the newest message that
+            was dropped, or where the journal began.
         bytes: bytes of data and characters of keys held.
     """
 
-    __slots__ = ("_bytes_bound", "_held", "_messages_bound", "_seconds", "bytes", "last")
+    __slots__ = ("_bytes_bound", "_held", "_messages_bound", "_seconds", "base", "bytes", "last")
 
-    def __init__(self, retention: Retention, last: int = 0) -> None:
+    def __init__(self, retention: Retention, position: Position) -> None:
         self._messages_bound = retention.messages
         self._bytes_bound = retention.bytes
         self._seconds = retention.seconds
         self._held: deque[Message] = deque()
-        self.restart(last)
+        self.restart(position)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -37,10 +42,21 @@ class Journal:
         """The sequence number of the oldest message held, or `last` + 1 when there is none."""
         return self.last - len(self._held) + 1
 
-    def restart(self, last: int) -> None:
-        """Hold nothing; the next message is number `last` + 1."""
+    @property
+    def newest(self) -> str:
+        """The position of the newest message, held or not."""
+        return self._held[-1].id if self._held else self.base
+
+    def position_at(self, number: int) -> str:
+        """Return the position after message `number`, from `first` - 1 to `last`."""
+        behind = number - self.first
+        return self.base if behind < 0 else self._held[behind].id
+
+    def restart(self, position: Position) -> None:
+        """Hold nothing; the next message is the one after `position`."""
         self._held.clear()
-        self.last = last
+        self.base = str(position)
+        self.last = position.sequence
         self.bytes = 0
 
     def append(self, message: Message) -> None:
@@ -51,6 +67,7 @@ class Journal:
         size = self.bytes + len(message.key) + len(message.data)
         if len(held) > self._messages_bound:
             dropped = held.popleft()
+            self.base = dropped.id
             size -= len(dropped.key) + len(dropped.data)
         self.bytes = size
         if size > self._bytes_bound or self._seconds is not None:
@@ -78,6 +95,7 @@ class Journal:
         oldest = now - (self._seconds or inf)
         while held and (self.bytes > self._bytes_bound or held[0].time < oldest):
             dropped = held.popleft()
+            self.base = dropped.id
             self.bytes -= len(dropped.key) + len(dropped.data)
 
 

@@ -123,8 +123,13 @@ class Source(Protocol):
             WatchLaggedError: what comes next is lost; the watch's place is after it now.
         """
 
-    def head(self, watch: BufferedWatch) -> str:
-        """Return the position of `watch` when it is synced and has received everything."""
+    def position_of(self, watch: BufferedWatch, waiting: Message | None) -> str:
+        """Return where `watch` is to be resumed.
+
+        Args:
+            watch: an open watch.
+            waiting: the oldest message in its buffer, or None where that is empty.
+        """
 
     def ending(self) -> Exception:
         """Return a new error that says why no more messages come."""
@@ -163,7 +168,9 @@ def _receiving(
                 await wait_task_rescheduled(self._abort)
                 woken = True
             if self._buffer and self._task is None:
-                return self._buffer.popleft()
+                message = self._buffer.popleft()
+                self.place = message.id
+                return message
         try:
             return await self._receive_slowly(woken)
         except trio.EndOfChannel:
@@ -181,34 +188,35 @@ class BufferedWatch(Watch):
     Attributes:
         request: what it covers.
         state: what it does with the next message.
-        epoch: the epoch that `cursor` counts in.
+        place: the position of what its consumer received last, or where it began.
         cursor: while behind, the sequence number up to which its source was read.
         unread: while behind, the number of matching messages known after `cursor`.
         dropped: messages dropped by the overflow kind.
         gap: while behind, whether the bus itself lost messages after `cursor`; those are in
             `unread` at most.
+        rewritten: while behind, whether history was rewritten after `cursor`.
     """
 
     __slots__ = (
         "_buffer",
-        "_final_position",
         "_room",
         "_source",
         "_task",
         "_turn",
         "cursor",
         "dropped",
-        "epoch",
         "gap",
+        "place",
         "request",
+        "rewritten",
         "state",
         "unread",
     )
 
-    def __init__(self, source: Source, request: WatchRequest, epoch: str) -> None:
+    def __init__(self, source: Source, request: WatchRequest, position: str) -> None:
         self._source = source
-        self.epoch = epoch
         self.request = request
+        self.place = position
         self._buffer: deque[Message] | _LatestBuffer
         self._buffer = _LatestBuffer() if request.overflow == "latest" else deque()
         self.state = _SYNCED
@@ -218,9 +226,9 @@ class BufferedWatch(Watch):
         self.unread = 0
         self.dropped = 0
         self.gap = False
+        self.rewritten = False
         self._task: Task | None = None
         self._turn = _MESSAGES_A_TURN
-        self._final_position: str | None = None
 
     # The source's end
 
@@ -241,8 +249,23 @@ class BufferedWatch(Watch):
         if self._task is not None and self._buffer:
             self.wake()
 
+    def load_history(self, history: Iterable[Message], before: str) -> None:
+        """Put `history`, from before it began, into the buffer.
+
+        Args:
+            history: messages of this epoch or earlier ones, in order.
+            before: a position that is before all of them.
+        """
+        self.place = before
+        self.load(history)
+
+    def advance(self, position: str) -> None:
+        """Note that all that it matches up to `position` is received or in its buffer."""
+        if not self._buffer:
+            self.place = position
+
     def fall_behind(self, cursor: int) -> None:
-        """Read on from the source after `cursor`, once the buffer is empty."""
+        """Read on from the source after number `cursor`, once the buffer is empty."""
         self._move(Event.FALL_BEHIND)
         self.cursor = cursor
         self.unread = 0
@@ -303,7 +326,9 @@ class BufferedWatch(Watch):
             raise trio.BusyResourceError(_BUSY)
         if not self._buffer:
             self._refill()
-        return self._buffer.popleft()
+        message = self._buffer.popleft()
+        self.place = message.id
+        return message
 
     receive = _receiving(trio.EndOfChannel)
     __anext__ = _receiving(StopAsyncIteration)
@@ -322,12 +347,13 @@ class BufferedWatch(Watch):
         if max_messages is not None:
             count = min(count, max_messages - 1)
         batch.extend(self._buffer.popleft() for _ in range(count))
+        self.place = batch[-1].id
         return batch
 
     @enable_ki_protection
     def close(self) -> None:
         if self.state is not _CLOSED:
-            self._final_position = self.position
+            self.place = self.position
             self._move(Event.CLOSE)
             self._buffer.clear()
             self._source.unregister(self)
@@ -335,12 +361,9 @@ class BufferedWatch(Watch):
 
     @property
     def position(self) -> str:
-        if self._final_position is not None:
-            return self._final_position
-        if self._buffer:
-            oldest = Position.parse(self._buffer[0].id)
-            return str(oldest._replace(sequence=oldest.sequence - 1))
-        return self._source.head(self)
+        if self.state is _CLOSED:
+            return self.place
+        return self._source.position_of(self, self._buffer[0] if self._buffer else None)
 
     def statistics(self) -> WatchStatistics:
         return WatchStatistics(

@@ -145,7 +145,7 @@ class Pong(_Answer, tag="pong"):
 class Error(_Answer, tag="error", kw_only=True):
     """A request was not done, or a watch has ended: nothing more comes for this id.
 
-    Only with the code ``"duplicate_id"`` does what had the id before go on. `reason` and `oldest`
+    Only with the code ``"duplicate_id"`` does what had the id before go on. `reason` and `position`
     come with ``"history_lost"``, and are those of `HistoryLostError`.
     """
 
@@ -153,7 +153,7 @@ class Error(_Answer, tag="error", kw_only=True):
     code: str
     detail: str
     reason: LossReason | None = None
-    oldest: str | None = None
+    position: str | None = None
 
 
 class End(_Answer, tag="end"):

@@ -74,7 +74,7 @@ def error_answer(identifier: int | None, error: Exception) -> Error:
     answer = Error(id=identifier, code=code, detail=_DETAILS.get(code) or str(error))
     if isinstance(error, HistoryLostError):
         answer.reason = error.reason
-        answer.oldest = error.oldest
+        answer.position = error.position
     return answer
 
 
@@ -85,8 +85,8 @@ def error_of(answer: Error, idempotency_key: str | None = None) -> Exception:
         answer: the frame.
         idempotency_key: that of the publish which it answers, if it is one.
     """
-    if answer.reason is not None and answer.oldest is not None:
-        return HistoryLostError(answer.reason, answer.oldest)
+    if answer.reason is not None and answer.position is not None:
+        return HistoryLostError(answer.reason, answer.position)
     if answer.code == "publish_unknown" and idempotency_key is not None:
         return PublishUnknownError(answer.detail, idempotency_key=idempotency_key)
     if answer.code == "limit":

@@ -345,11 +345,13 @@ class RedisWatchBus(WatchBus):
         watch = mirror.register(request)
         watch.fall_behind(mirror.journal.last)
         try:
-            watch.load(await self._past.history(request, mirror.journal.last))
+            history = await self._past.history(request, mirror.journal.last)
+            if history:
+                watch.load_history(history, mirror.before(history[0]))
         except BaseException:
             mirror.withdraw(watch)
             raise
-        if watch.epoch != mirror.epoch:
+        if watch.rewritten:
             mirror.withdraw(watch)
             return None
         if not watch.unread:

@@ -22,12 +22,11 @@ class Mirror(Dispatcher):
 
     def __init__(
         self,
-        epoch: str,
+        position: Position,
         retention: Retention,
-        last: int,
         left: Callable[[Collection[str]], None],
     ) -> None:
-        super().__init__(epoch, retention, last)
+        super().__init__(position, retention)
         self._left = left
 
     def unregister(self, watch: BufferedWatch) -> None:
@@ -48,6 +47,7 @@ class Mirror(Dispatcher):
         """
         self.check(after)
         watch = self.register(request)
+        watch.place = str(request.after)
         watch.load(earlier)
         unread = len(request.select(self.journal.since(after.sequence)))
         if unread:

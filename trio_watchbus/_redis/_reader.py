@@ -88,7 +88,7 @@ class Reader(Generic[D]):
         *,
         names: Names,
         retention: Retention,
-        make_dispatcher: Callable[[str, Retention, int], D],
+        make_dispatcher: Callable[[Position, Retention], D],
         receipt_of_publisher: Callable[[], bytes],
     ) -> None:
         self._link = link
@@ -128,7 +128,7 @@ class Reader(Generic[D]):
         """
         state = await trio.to_thread.run_sync(self._begin, limiter=self._limiter)
         facts = state.facts
-        self.dispatcher = self._make_dispatcher(facts.epoch, self._retention, facts.start)
+        self.dispatcher = self._make_dispatcher(Position(facts.epoch, facts.start), self._retention)
         self._cursor = b"%d-0" % facts.start
         self._take_state(state)
         self.connected_since = time.time()
@@ -252,7 +252,7 @@ class Reader(Generic[D]):
         for first, messages in page.runs:
             expected = dispatcher.journal.last + 1
             if first > expected:
-                dispatcher.lose(dispatcher.epoch, first - 1, first - expected)
+                dispatcher.lose(Position(dispatcher.epoch, first - 1), first - expected)
             for at in range(0, len(messages), _MESSAGES_A_TURN):
                 for message in messages[at : at + _MESSAGES_A_TURN]:
                     accept(message)
@@ -267,7 +267,8 @@ class Reader(Generic[D]):
             self._entries = min(_PAGE_ENTRIES, self._entries * 2)
 
     def _lose(self, epoch: str, last: int, missed: int | None) -> None:
-        self.dispatcher.lose(epoch, last, missed)
+        rewritten = epoch != self.dispatcher.epoch
+        self.dispatcher.lose(Position(epoch, last), missed, rewritten=rewritten)
         self._cursor = b"%d-0" % last
 
     def _advance(self) -> None:

@@ -114,8 +114,14 @@ class Feed:
 
     def take_opening(self, position: str) -> None:
         """Take note that the server has opened the watch, and sent everything up to `position`."""
-        self.watch.load(self._history)
-        self._history.clear()
+        told = parse_position(position)
+        if self.resume is None:
+            self.watch.place = position
+        if self._history:
+            # No position stands for a part of the history: from this one, all that there is of the
+            # epoch is received, or refused.
+            self.watch.load_history(self._history, str(Position(told.epoch, 0)))
+            self._history.clear()
         self.take_position(position)
         self.decided.set()
         self._settle()
@@ -152,6 +158,7 @@ class Feed:
             if self._window < 0:
                 raise protocol.MalformedFrameError("more messages than were asked for")
         _check_order(self.resume, messages, answer.position)
+        watch.advance(self._head)
         watch.dropped += answer.dropped - self._dropped
         self._dropped = answer.dropped
         for message in messages:
@@ -178,7 +185,7 @@ class Feed:
     def refill(self, watch: BufferedWatch) -> None:
         if self._waiting and isinstance(loss := self._waiting[0], WatchLaggedError):
             self._waiting.popleft()
-            self._head = loss.position
+            self._head = watch.place = loss.position
             self._settle()
             raise loss
         messages: list[Message] = []
@@ -190,8 +197,8 @@ class Feed:
         watch.load(messages)
         self._settle()
 
-    def head(self, watch: BufferedWatch) -> str:  # noqa: ARG002
-        return self._head
+    def position_of(self, watch: BufferedWatch, waiting: Message | None) -> str:
+        return self._head if waiting is None else watch.place
 
     def ending(self) -> Exception:
         if self.failure is None:

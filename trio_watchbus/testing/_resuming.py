@@ -119,7 +119,7 @@ async def resuming_is_exact_or_refused(publisher: WatchBus, watcher: WatchBus) -
         except HistoryLostError as error:
             equal(error.reason, "trimmed", "reason")
             holds(number < 590, "a position within the retention was refused")
-            await assert_resumable(watcher, error.oldest)
+            await assert_resumable(watcher, error.position)
         else:
             holds(number > 0, "far more than the retention was kept")
             wanted = [i for n, i in enumerate(ids) if n > number and (n % 2 == 0 or n >= 600)]
@@ -133,12 +133,12 @@ async def another_epoch_and_the_future_are_refused(publisher: WatchBus, watcher:
     future = str(here._replace(sequence=here.sequence + 1000))
     error = await raises(HistoryLostError, open_after, watcher, future)
     equal(error.reason, "future", "reason")
-    await assert_resumable(watcher, error.oldest)
+    await assert_resumable(watcher, error.position)
     other = str(here._replace(epoch="another"))
     error = await raises(HistoryLostError, open_after, watcher, other)
     equal(error.reason, "epoch", "reason")
     holds("epoch" in str(error), f"{error} does not say what is wrong")
-    await assert_resumable(watcher, error.oldest)
+    await assert_resumable(watcher, error.position)
 
 
 @check()

@@ -27,5 +27,5 @@ async def open_after_loss(
     if lost.reason != "future":
         # Gone in the meantime: then there is more to lose than to gain by trying on.
         with suppress(HistoryLostError):
-            return await bus.open_watch(request(after=lost.oldest))
+            return await bus.open_watch(request(after=lost.position))
     return await bus.open_watch(request())

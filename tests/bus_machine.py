@@ -131,8 +131,9 @@ class BusMachine(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def open_bus(self, data: st.DataObject) -> None:
-        self.model = NaiveBus(data.draw(self.retentions, label="retention"))
-        self.bus = self.trio.open(type(self).factory(retention=self.model.retention))
+        retention = data.draw(self.retentions, label="retention")
+        self.model = NaiveBus(retention.filled())
+        self.bus = self.trio.open(type(self).factory(retention=retention))
         self.epoch = self.bus.position.partition("-")[0]
         self.start = sequence(self.bus.position)
         assert self.start == 0

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from naive import reaches
 
-from trio_watchbus import Retention
 from trio_watchbus._request import Overflow
+from trio_watchbus._retention import FilledRetention
 
 
 class Sent(NamedTuple):
@@ -32,7 +32,7 @@ class Lag(NamedTuple):
 class NaiveBus:
     """Every message ever sent, and from it whatever is asked for."""
 
-    retention: Retention
+    retention: FilledRetention
     log: list[Sent] = field(default_factory=list)
     kept: dict[str, list[Sent]] = field(default_factory=dict)
     watches: list[NaiveWatch] = field(default_factory=list)

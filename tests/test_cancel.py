@@ -205,7 +205,8 @@ def assert_the_rest_comes(
     """Assert that who has seen some of what follows `start` gets the rest after `position`."""
 
     def following(after: str) -> list[bytes | WatchLaggedError]:
-        watch = bus._register(WatchRequest(["k"], (), after=after))
+        request = WatchRequest(["k"], (), after=after)
+        watch = bus._dispatcher.register(request, request.after)
         got = received_now(watch)
         watch.close()
         return got

@@ -250,12 +250,9 @@ async def test_it_may_keep_nothing_for_each_key() -> None:
         assert bus.statistics().kept_keys == 0
 
 
-async def test_what_is_older_than_its_seconds_cannot_be_resumed(
-    bus: InMemoryWatchBus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_older_than_its_seconds_cannot_be_resumed() -> None:
     now = 1000.0
-    monkeypatch.setattr("trio_watchbus._memory.now", lambda: now)
-    bus = InMemoryWatchBus(retention=Retention(seconds=60))
+    bus = InMemoryWatchBus(retention=Retention(seconds=60), clock=lambda: now)
     start = bus.position
     first = bus.publish_nowait("k", b"1")
     now = 1060.0

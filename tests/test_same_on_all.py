@@ -100,7 +100,7 @@ class Player:
     def __init__(self, publisher: WatchBus, watcher: WatchBus, retention: Retention) -> None:
         self.publisher = publisher
         self.watcher = watcher
-        self.model = NaiveBus(retention)
+        self.model = NaiveBus(retention.filled())
         self.epoch = ""
         self.open: list[Open] = []
         self.received = 0

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from heapq import merge
+from itertools import islice
 from secrets import token_hex
+from time import monotonic
 from time import time as now
 from typing import final
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
-from ._core._dispatcher import Dispatcher
-from ._core._journal import KeyHistory
+from ._core._buffers import BUFFERS_BYTES
+from ._core._dispatcher import STEP, Dispatcher
+from ._core._values import Values, number_of
 from ._core._watch import BufferedWatch
 from ._keys import check_key, check_prefix
 from ._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
 from ._request import WatchRequest
 from ._retention import Retention, check_retention
 from ._statistics import BusStatistics
-from .abc import Publication, WatchBus
+from .abc import Data, Publication, WatchBus
 
 _PUBLISHES_A_TURN = 64
 """Publishes before a task that awaits them lets others run: as many as watches receive."""
 
 _IDEMPOTENCY_KEYS = 100_000
 """Idempotency keys remembered: minutes of retries at a high rate, in about 20 MB."""
+
+_IDEMPOTENCY_BYTES = 8 * 1024 * 1024
+"""Characters of those keys: 80 for each, where one may have 512."""
+
+_KEYS_A_PAGE = 1000
+"""Keys whose history is looked up before other tasks run: about a millisecond."""
 
 
 @final
@@ -38,6 +48,14 @@ class InMemoryWatchBus(WatchBus):
     Args:
         retention: how much of the past it keeps.
         max_message_size: bytes of data that one message may have, at least 1.
+        buffers_bytes: bytes of large messages (over 1 KiB) that the buffers of all watches may
+            hold, at least 1; a sixteenth of it for one watch. Beyond that, a watch falls behind or
+            drops, as its overflow kind says.
+        clock: seconds by a clock that never goes back, for the ages of messages.
+
+    A message to more than some thousand watches, and a batch, is handed on in steps, between which
+    other tasks run: it is in the order at once, and what is published later waits for it. The
+    functions that do not await hand on what is left of that first, in one step.
 
     The order of messages is that of the calls. Messages are lost with the process, and the epoch
     is new with each bus, so that a position from before a restart is refused instead of resumed
@@ -45,23 +63,37 @@ class InMemoryWatchBus(WatchBus):
     """
 
     def __init__(
-        self, *, retention: Retention | None = None, max_message_size: int = MAX_MESSAGE_SIZE
+        self,
+        *,
+        retention: Retention | None = None,
+        max_message_size: int = MAX_MESSAGE_SIZE,
+        buffers_bytes: int = BUFFERS_BYTES,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         if max_message_size < 1:
             raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
+        if buffers_bytes < 1:
+            raise ValueError(f"buffers_bytes must be at least 1, not {buffers_bytes}")
         self.max_message_size = max_message_size
         retention = check_retention(retention)
         # 48 bits: no two epochs that one client could meet are the same.
-        self._dispatcher = Dispatcher(Position(token_hex(6), 0), retention)
+        self._dispatcher = Dispatcher(
+            Position(token_hex(6), 0), retention, buffers_bytes=buffers_bytes, clock=clock
+        )
         self._journal = self._dispatcher.journal
         self._routes = self._dispatcher.routes
+        self._watches = self._dispatcher.watches
         self._accept = self._dispatcher.accept
         self._id_start = f"{self._dispatcher.epoch}-"
-        self._history = KeyHistory(retention)
-        self._keep = self._history.append
+        self._values = Values(retention)
+        self._keep = self._values.append
         # The first and last sequence number that each idempotency key got.
         self._published: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._published_bytes = 0
         self._closed = False
+        # Whether a message can be handed on at once: open, and nothing is left to hand on.
+        self._ready = True
+        self._delivering = trio.StrictFIFOLock()
         self._turn = _PUBLISHES_A_TURN
 
     def __repr__(self) -> str:
@@ -69,7 +101,7 @@ class InMemoryWatchBus(WatchBus):
         return f"<InMemoryWatchBus at {self.position}: {state}>"
 
     @enable_ki_protection
-    def publish_nowait(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    def publish_nowait(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         """Publish as `publish` does, but synchronously; not a checkpoint.
 
         For code that cannot await. From another thread, call it by `trio.from_thread.run_sync`.
@@ -85,9 +117,9 @@ class InMemoryWatchBus(WatchBus):
         """
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.
-        if key not in self._routes or self._closed or idempotency_key is not None:
+        if key not in self._routes or not self._ready or idempotency_key is not None:
             checked = [check_publication((key, data), self.max_message_size)]
-            return self._publish_all(checked, idempotency_key)[0]
+            return self._publish_now(checked, idempotency_key)[0]
         if type(data) is not bytes or len(data) > self.max_message_size:
             data = check_data(data, self.max_message_size)
         identifier = f"{self._id_start}{self._journal.last + 1}"
@@ -98,7 +130,7 @@ class InMemoryWatchBus(WatchBus):
 
     @enable_ki_protection
     def publish_prefix_nowait(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         """Publish as `publish_prefix` does, but synchronously; not a checkpoint.
 
@@ -108,7 +140,7 @@ class InMemoryWatchBus(WatchBus):
         Raises:
             Exception: as `publish_nowait`.
         """
-        return self._publish_all(
+        return self._publish_now(
             [check_publication((prefix, data, True), self.max_message_size)], idempotency_key
         )[0]
 
@@ -124,31 +156,40 @@ class InMemoryWatchBus(WatchBus):
         Raises:
             Exception: as `publish_nowait`; what is wrong with one item refuses them all.
         """
-        return self._publish_all(
+        return self._publish_now(
             [check_publication(item, self.max_message_size) for item in messages], idempotency_key
         )
 
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         await self._pass_turn()
-        return self.publish_nowait(key, data, idempotency_key=idempotency_key)
+        if self._ready and (
+            len(self._watches) <= STEP or len(self._routes.get(key, self._watches)) <= STEP
+        ):
+            return self.publish_nowait(key, data, idempotency_key=idempotency_key)
+        checked = [check_publication((key, data), self.max_message_size)]
+        return (await self._publish_in_steps(checked, idempotency_key))[0]
 
     async def publish_prefix(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         await self._pass_turn()
-        return self.publish_prefix_nowait(prefix, data, idempotency_key=idempotency_key)
+        if self._ready and len(self._watches) <= STEP:
+            return self.publish_prefix_nowait(prefix, data, idempotency_key=idempotency_key)
+        checked = [check_publication((prefix, data, True), self.max_message_size)]
+        return (await self._publish_in_steps(checked, idempotency_key))[0]
 
     async def publish_many(
         self, messages: Iterable[Publication], *, idempotency_key: str | None = None
     ) -> list[str]:
         await checkpoint()
-        return self.publish_many_nowait(messages, idempotency_key=idempotency_key)
+        checked = [check_publication(item, self.max_message_size) for item in messages]
+        return await self._publish_in_steps(checked, idempotency_key)
 
     async def latest(self, key: str) -> Message | None:
         check_key(key)
         await checkpoint()
         self._check_open()
-        return self._history.latest(key)
+        return self._values.latest(key)
 
     async def watched_keys(self, prefix: str = "") -> frozenset[str]:
         check_prefix(prefix)
@@ -170,36 +211,109 @@ class InMemoryWatchBus(WatchBus):
             trie_nodes=dispatcher.keys.nodes + dispatcher.prefixes.nodes,
             journal_messages=len(dispatcher.journal),
             journal_bytes=dispatcher.journal.bytes,
-            kept_keys=len(self._history),
+            kept_keys=len(self._values),
+            kept_bytes=self._values.bytes,
+            kept_evicted=self._values.evicted,
+            buffers_bytes=dispatcher.budget.held,
+            buffers_full=dispatcher.budget.met,
+            routes_dropped=dispatcher.routes.met,
         )
 
     @enable_ki_protection
     def close(self) -> None:
         self._closed = True
+        self._ready = False
         self._dispatcher.close()
 
     @enable_ki_protection
     async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         await checkpoint()
         self._check_open()
-        return self._register(request)
-
-    def _register(self, request: WatchRequest) -> BufferedWatch:
         watch = self._dispatcher.register(request, request.after)
         if request.history:
-            history = self._history.select(request)
-            if history:
-                watch.load_history(history, self._dispatcher.before(history[0]))
+            try:
+                await self._load_history(watch)
+            except BaseException:
+                watch.close()
+                raise
         return watch
+
+    async def _load_history(self, watch: BufferedWatch) -> None:
+        """Put the history into `watch`, before what it gets from now on.
+
+        More than some keys are looked up in steps. What comes meanwhile follows from the journal,
+        or is told to be lost.
+        """
+        newest = self._journal.last
+        pages = self._values.pages(watch.request, _KEYS_A_PAGE)
+        found = [next(pages, [])]
+        for page in pages:
+            if len(found) == 1:
+                watch.fall_behind(newest)
+            found.append(page)
+            await checkpoint()
+        history = found[0]
+        if len(found) > 1:
+            history = []
+            ordered = merge(*found, key=number_of)
+            while page := list(islice(ordered, _KEYS_A_PAGE)):
+                history += [message for message in page if number_of(message) <= newest]
+                await checkpoint()
+        if history:
+            watch.load_history(history, self._dispatcher.before(history[0]))
+        if watch.behind and not watch.unread:
+            watch.catch_up()
 
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this bus is closed")
 
-    def _publish_all(
+    def _publish_now(
         self, messages: list[tuple[str, bytes, bool]], idempotency_key: str | None
     ) -> list[str]:
-        """Publish checked messages in one run, or find that it was done before."""
+        """Publish checked messages in one run, and hand them on."""
+        self._dispatcher.finish()
+        ids = self._accept_all(messages, idempotency_key, in_steps=False)
+        self._dispatcher.finish()
+        self._ready = not self._closed
+        return ids
+
+    @enable_ki_protection
+    async def _publish_in_steps(
+        self, messages: list[tuple[str, bytes, bool]], idempotency_key: str | None
+    ) -> list[str]:
+        """Publish checked messages in one run, and hand them on with checkpoints between."""
+        # Whoever came before hands on first.
+        await self._delivering.acquire()
+        try:
+            ids = self._accept_all(messages, idempotency_key, in_steps=True)
+            await self._hand_on()
+        finally:
+            self._delivering.release()
+        return ids
+
+    async def _hand_on(self) -> None:
+        """Hand on what was accepted: a cancel waits, and an interrupt hands on the rest at once."""
+        dispatcher = self._dispatcher
+        try:
+            if dispatcher.step():
+                self._ready = False
+                with trio.CancelScope(shield=True):
+                    await checkpoint()
+                    while dispatcher.step():
+                        await checkpoint()
+        finally:
+            dispatcher.finish()
+            self._ready = not self._closed
+
+    def _accept_all(
+        self,
+        messages: list[tuple[str, bytes, bool]],
+        idempotency_key: str | None,
+        *,
+        in_steps: bool,
+    ) -> list[str]:
+        """Number and keep checked messages in one run, or find that it was done before."""
         if idempotency_key is not None:
             check_key(idempotency_key, "idempotency key")
         self._check_open()
@@ -208,21 +322,34 @@ class InMemoryWatchBus(WatchBus):
         first = self._journal.last + 1
         last = self._journal.last + len(messages)
         if idempotency_key is not None:
-            if idempotency_key in self._published:
-                first, last = self._published[idempotency_key]
-                messages = []
-            else:
-                self._published[idempotency_key] = (first, last)
-                if len(self._published) > _IDEMPOTENCY_KEYS:
-                    self._published.popitem(last=False)
+            known = self._published.get(idempotency_key)
+            if known is not None:
+                return [f"{self._id_start}{number}" for number in range(known[0], known[1] + 1)]
+            self._remember(idempotency_key, first, last)
         accepted = now()
-        ids = [f"{self._id_start}{sequence}" for sequence in range(first, last + 1)]
-        for (key, data, is_prefix), identifier in zip(messages, ids, strict=False):
-            message = Message(key, data, identifier, accepted, is_prefix)
-            if not is_prefix:
+        ids = [f"{self._id_start}{number}" for number in range(first, last + 1)]
+        published = [
+            Message(key, data, identifier, accepted, is_prefix)
+            for (key, data, is_prefix), identifier in zip(messages, ids, strict=True)
+        ]
+        for message in published:
+            if not message.is_prefix:
                 self._keep(message)
-            self._accept(message)
+        if len(published) == 1 and not in_steps:
+            self._accept(published[0])
+        else:
+            self._dispatcher.accept_in_steps(published)
         return ids
+
+    def _remember(self, idempotency_key: str, first: int, last: int) -> None:
+        """Remember what numbers a call got, and forget the oldest beyond the bounds."""
+        self._published[idempotency_key] = (first, last)
+        self._published_bytes += len(idempotency_key)
+        while (
+            len(self._published) > _IDEMPOTENCY_KEYS or self._published_bytes > _IDEMPOTENCY_BYTES
+        ):
+            forgotten, _ = self._published.popitem(last=False)
+            self._published_bytes -= len(forgotten)
 
     async def _pass_turn(self) -> None:
         """Execute a cancellation point, and now and then a schedule point."""

@@ -38,6 +38,13 @@ class BusStatistics:
         journal_messages: messages in the journal.
         journal_bytes: bytes of their data and characters of their keys.
         kept_keys: keys of which the newest messages are kept.
+        kept_bytes: bytes of data and characters of keys of those messages.
+        kept_evicted: keys that were given up since, as there was no room for all.
+        buffers_bytes: bytes in the buffers of watches, where those are counted: small messages in
+            short buffers are not.
+        buffers_full: how often a watch fell behind or dropped a message as the bytes in its
+            buffer, or in all, reached their bound.
+        routes_dropped: how often the routes remembered reached their bound and were dropped.
     """
 
     connected: bool
@@ -48,6 +55,11 @@ class BusStatistics:
     journal_messages: int
     journal_bytes: int
     kept_keys: int
+    kept_bytes: int = 0
+    kept_evicted: int = 0
+    buffers_bytes: int = 0
+    buffers_full: int = 0
+    routes_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

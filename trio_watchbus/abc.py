@@ -36,12 +36,15 @@ from ._message import Message
 from ._request import Overflow, WatchRequest
 from ._statistics import BusStatistics, WatchStatistics
 
-__all__ = ["Overflow", "Publication", "Watch", "WatchBus", "WatchOptions", "WatchRequest"]
+__all__ = ["Data", "Overflow", "Publication", "Watch", "WatchBus", "WatchOptions", "WatchRequest"]
 
 # Tracebacks and reprs show the name that users import.
 WatchRequest.__module__ = __name__
 
-Publication = tuple[str, bytes] | tuple[str, bytes, bool]
+Data = bytes | bytearray | memoryview
+"""What may be published; anything but bytes is copied."""
+
+Publication = tuple[str, Data] | tuple[str, Data, bool]
 """One item of a batch, ``(key, data)``, or ``(prefix, data, True)`` for one sent to a prefix."""
 
 
@@ -216,7 +219,7 @@ class WatchBus(ABC):
         """
 
     @abstractmethod
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         """Publish one message to `key`, and return its id once it is accepted.
 
         Accepted means, in memory, handed to each live watch; on Redis, stored. Never waits for a
@@ -243,7 +246,7 @@ class WatchBus(ABC):
 
     @abstractmethod
     async def publish_prefix(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         """Publish one message to every key under `prefix`: each watch that it touches gets it once.
 

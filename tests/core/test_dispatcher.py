@@ -135,12 +135,19 @@ def test_what_a_request_matches_is_what_is_handed_on(addressed: str, is_prefix: 
 
 
 def test_the_routes_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_watchbus._core._dispatcher._ROUTES_BOUND", 10)
-    feed = Feed()
-    watch = feed.watch_prefix("")
-    feed.publish(*(f"k{n}" for n in range(100)))
-    assert len(feed.dispatcher.routes) <= 10
-    assert len(received_now(watch)) == 100
+    """By what they hold together: with many watches fewer of them are remembered."""
+    monkeypatch.setattr("trio_watchbus._core._routes._BOUND", 200)
+    for watches, most in ((1, 11), (84, 2)):
+        feed = Feed()
+        watching = [feed.watch_prefix("") for _ in range(watches)]
+        longest = 0
+        for number in range(100):
+            feed.publish(f"k{number}")
+            longest = max(longest, len(feed.dispatcher.routes))
+            assert sum(len(route) + 16 for route in feed.dispatcher.routes.values()) <= 200
+        assert longest == most
+        assert feed.dispatcher.routes.met
+        assert len(received_now(watching[0])) == 100
 
 
 def test_a_watch_that_registers_after_keys_were_published_to_gets_what_follows() -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import keys, make_message, prefixes, reaches, sequence
 
 from trio_watchbus import Message, Retention
-from trio_watchbus._core._journal import Journal, KeyHistory
+from trio_watchbus._core._journal import Journal, Reading
+from trio_watchbus._core._selection import Selection
+from trio_watchbus._core._values import Values, number_of
 from trio_watchbus._message import Position
 from trio_watchbus._request import WatchRequest
+
+EVERYTHING = Selection(WatchRequest((), [""]))
 
 contents = st.lists(st.tuples(keys, st.binary(max_size=6)), max_size=40)
 
@@ -23,6 +30,10 @@ def size(messages: list[Message]) -> int:
     return sum(len(message.key) + len(message.data) for message in messages)
 
 
+def selected(values: Values, request: WatchRequest) -> list[Message]:
+    return sorted(chain.from_iterable(values.pages(request, 2)), key=number_of)
+
+
 def check_equal(journal: Journal, held: list[Message], last: int) -> None:
     """`journal` holds `held`, the newest being number `last`, and can be read from anywhere."""
     assert journal.last == last
@@ -31,8 +42,12 @@ def check_equal(journal: Journal, held: list[Message], last: int) -> None:
     assert journal.bytes == size(held)
     for start in range(len(held) + 1):
         assert journal.since(journal.first - 1 + start) == held[start:]
-        for limit in (0, 1, 2, 1000):
-            assert journal.since(journal.first - 1 + start, limit) == held[start : start + limit]
+        at = start
+        reading = Reading(EVERYTHING, journal.first - 1 + at)
+        for limit in (1, 2, 1000):
+            assert reading.read(journal, limit, inf) == held[at : at + limit]
+            at = min(at + limit, len(held))
+            assert reading.cursor == journal.first - 1 + at
 
 
 @given(contents, st.integers(1, 12), st.integers(1, 80), st.integers(0, 10**6))
@@ -54,9 +69,9 @@ def test_it_is_the_longest_tail_within_the_bounds(
 def test_what_is_older_than_the_bound_when_a_message_comes_is_dropped(
     pauses: list[int], seconds: int
 ) -> None:
-    journal = Journal(Retention(seconds=seconds), Position("e", 0))
-    held: list[Message] = []
     now = 0.0
+    journal = Journal(Retention(seconds=seconds), Position("e", 0), lambda: now)
+    held: list[Message] = []
     for number, pause in enumerate(pauses, 1):
         now += pause
         message = make_message(number, time=now)
@@ -68,11 +83,11 @@ def test_what_is_older_than_the_bound_when_a_message_comes_is_dropped(
 
 def test_history_is_in_the_order_of_numbers() -> None:
     """Not of their text, in which 10 comes before 9."""
-    history = KeyHistory(Retention(per_key=20))
+    history = Values(Retention(per_key=20))
     messages = make_messages([("a", b""), ("b", b"")] * 6)
     for message in messages:
         history.append(message)
-    assert history.select(WatchRequest((), [""], history=20)) == messages
+    assert selected(history, WatchRequest((), [""], history=20)) == messages
 
 
 def test_a_message_that_alone_exceeds_the_bytes_is_counted_and_not_held() -> None:
@@ -101,7 +116,7 @@ def test_after_a_restart_it_holds_nothing_and_counts_from_there(
 def test_history_keeps_the_newest_of_the_most_recently_published_keys(
     content: list[tuple[str, bytes]], per_key: int, most_keys: int
 ) -> None:
-    history = KeyHistory(Retention(per_key=per_key, keys=most_keys))
+    history = Values(Retention(per_key=per_key, keys=most_keys))
     kept: dict[str, list[Message]] = {}
     for message in make_messages(content):
         history.append(message)
@@ -130,7 +145,7 @@ def test_history_selects_of_each_covered_key_the_newest_oldest_first(
 ) -> None:
     if not watched and not watched_prefixes:
         watched = ["a"]
-    history = KeyHistory(Retention(per_key=per_key))
+    history = Values(Retention(per_key=per_key))
     messages = make_messages(content)
     for message in messages:
         history.append(message)
@@ -140,7 +155,7 @@ def test_history_selects_of_each_covered_key_the_newest_oldest_first(
             expected += [m for m in messages if m.key == key][-min(wanted, per_key) :]
     expected.sort(key=lambda message: sequence(message.id))
     request = WatchRequest(watched, watched_prefixes, history=wanted)
-    assert history.select(request) == expected
+    assert selected(history, request) == expected
 
 
 @pytest.mark.parametrize("bound", [1, 2, 1023, 1024, 1025, 3000])

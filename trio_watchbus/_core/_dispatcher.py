@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from time import monotonic
 
 import trio
 
@@ -10,16 +12,16 @@ from .._errors import HistoryLostError, WatchLaggedError, broken_by
 from .._message import Message, Position
 from .._request import WatchRequest
 from .._retention import Retention
-from ._journal import Journal
+from ._buffers import BUFFERS_BYTES, LARGE, Budget
+from ._delivery import Delivery
+from ._journal import Journal, Reading
+from ._routes import Routes
+from ._selection import Selection
 from ._trie import PrefixTrie
 from ._watch import BufferedWatch
 
-_ROUTES_BOUND = 65_536
-"""Keys whose routes are remembered: more than most services publish to within minutes, in about
-10 MB."""
-
-_SCAN = 1024
-"""Messages of the journal that are looked at before asking whether enough were found."""
+STEP = 4096
+"""Times that a message is handed to a watch before other tasks run: 2 ms at 0.5 µs each."""
 
 
 class Dispatcher:
@@ -31,6 +33,8 @@ class Dispatcher:
     Args:
         position: where the numbering begins: the next message is the one after it.
         retention: how much of the past the journal keeps.
+        buffers_bytes: bytes that the buffers of all watches may hold, and a sixteenth for one.
+        clock: seconds by a clock that never goes back, for ages in the journal.
 
     Attributes:
         epoch: the epoch of the numbering.
@@ -39,19 +43,34 @@ class Dispatcher:
         prefixes: watches by the prefixes that they name.
         watches: all watches.
         ended: whether the bus is closed or failed.
+        delivery: what was accepted and is yet to be handed on by `step`, or None.
+        budget: what the watches' buffers hold, and may.
         routes: whom a message to a key reaches, for keys that were looked up lately and that no
             registration touched since.
     """
 
-    def __init__(self, position: Position, retention: Retention) -> None:
+    def __init__(
+        self,
+        position: Position,
+        retention: Retention,
+        *,
+        buffers_bytes: int = BUFFERS_BYTES,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.epoch = position.epoch
-        self.journal = Journal(retention, position)
+        self.journal = Journal(retention, position, clock)
+        self._append = self.journal.append
+        self.budget = Budget(buffers_bytes)
         self.keys: PrefixTrie[BufferedWatch] = PrefixTrie()
         self.prefixes: PrefixTrie[BufferedWatch] = PrefixTrie()
         self.watches: set[BufferedWatch] = set()
-        self.keys_bound = max(1, retention.keys)
-        self.routes: dict[str, tuple[BufferedWatch, ...]] = {}
+        self.keys_bound = max(1, retention.filled().keys)
+        self.routes: Routes[BufferedWatch] = Routes()
         self.ended = False
+        self.delivery: Delivery | None = None
+        # Watches that were overtaken while there was something to hand on: what they missed is
+        # known after that.
+        self._overtaken: set[BufferedWatch] = set()
         self._failure: BaseException | None = None
 
     @property
@@ -78,14 +97,60 @@ class Dispatcher:
 
     def accept(self, message: Message) -> None:
         """Take the next message of the order, and hand it to every watch that it reaches."""
-        self.journal.append(message)
-        if message.is_prefix:
-            for watch in self._prefix_route(message.key):
-                watch.put(message)
-            return
+        self._append(message)
         key = message.key
-        for watch in self.routes[key] if key in self.routes else self._key_route(key):
-            watch.put(message)
+        route: Iterable[BufferedWatch] | None = None
+        if not message.is_prefix:
+            route = self.routes.get(key)
+        if route is None:
+            route = self.route_of(message)
+        if len(message.data) <= LARGE:
+            for watch in route:
+                watch.put(message)
+        else:
+            for watch in route:
+                watch.put_counted(message)
+
+    def accept_in_steps(self, messages: Sequence[Message]) -> None:
+        """Take the next messages of the order, to be handed on by `step`.
+
+        Nothing may be left to hand on before.
+        """
+        before = self.journal.newest
+        for message in messages:
+            self._append(message)
+        self.delivery = Delivery(messages, self.route_of, before)
+
+    def step(self, puts: int = STEP) -> bool:
+        """Hand on some of what was accepted.
+
+        Args:
+            puts: how often a message is handed to a watch, at most; looking up a route, which is
+                done at most once, comes on top.
+
+        Returns:
+            whether there is more.
+        """
+        if self.delivery is not None and not self.delivery.step(puts):
+            self.delivery = None
+            if self.ended:
+                self._end_watches()
+        if self.delivery is None:
+            for _ in range(min(puts, len(self._overtaken))):
+                self._overtaken.pop().wake()
+        return self.delivery is not None or bool(self._overtaken)
+
+    def finish(self) -> None:
+        """Hand on all that was accepted, however long that takes."""
+        while self.step():
+            pass
+
+    def route_of(self, message: Message) -> Iterable[BufferedWatch]:
+        """Return the watches that `message` reaches."""
+        if message.is_prefix:
+            return self._prefix_route(message.key)
+        route = self.routes.get(message.key)
+        return self._key_route(message.key) if route is None else route
 
     def lose(self, position: Position, missed: int | None, *, rewritten: bool = False) -> None:
         """Take note that no message up to `position` will come any more.
@@ -98,6 +163,7 @@ class Dispatcher:
             rewritten: whether history was rewritten, so that what was received may be no part of
                 it: another epoch, or another branch of this one.
         """
+        self.finish()
         before, newest = self.journal.last, self.journal.newest
         self.epoch = position.epoch
         self.journal.restart(position)
@@ -121,18 +187,29 @@ class Dispatcher:
         watch = BufferedWatch(self, request, self.journal.newest)
         for key in request.keys:
             self.keys.add(key, watch)
-            self.routes.pop(key, None)
+            self.routes.forget(key)
         for prefix in request.prefixes:
             self.prefixes.add(prefix, watch)
-            self.routes.clear()
+            self.routes.forget_under(prefix)
         self.watches.add(watch)
+        if self.delivery is not None:
+            self.delivery.newcomers.add(watch)
         if after is not None:
             watch.place = str(after)
-            watch.fall_behind(after.sequence)
-            watch.unread = len(request.select(self.journal.since(after.sequence)))
-            # At once as much as fits, so that a consumer that keeps up is not overtaken.
-            self.refill(watch)
+            self.replay(watch, after.sequence)
+            if watch.behind:
+                # At once as much as fits, so that a consumer that keeps up is not overtaken.
+                self.refill(watch)
         return watch
+
+    def replay(self, watch: BufferedWatch, after: int) -> None:
+        """Let `watch` read on in the journal after number `after`, if that has anything for it."""
+        selection = Selection(watch.request)
+        unread = self.journal.count(selection, after)
+        if unread:
+            watch.fall_behind(after)
+            watch.unread = unread
+            watch.reading = Reading(selection, after)
 
     def check(self, after: Position) -> None:
         """Return if everything after `after` is held.
@@ -156,10 +233,10 @@ class Dispatcher:
         self.watches.discard(watch)
         for key in watch.request.keys:
             self.keys.remove(key, watch)
-            self.routes.pop(key, None)
+            self.routes.forget(key)
         for prefix in watch.request.prefixes:
             self.prefixes.remove(prefix, watch)
-            self.routes.clear()
+            self.routes.forget_under(prefix)
 
     def refill(self, watch: BufferedWatch) -> None:
         """Put into `watch`, which is behind, what comes next in the journal.
@@ -171,20 +248,18 @@ class Dispatcher:
         request = watch.request
         lagged = None
         if watch.rewritten or watch.cursor < self.journal.first - 1:
+            if self.delivery is not None:
+                self._overtaken.add(watch)
+                return
             lagged = self._pass_loss(watch)
+        reading = watch.reading
+        if reading is None:
+            watch.reading = reading = Reading(Selection(request), watch.cursor)
         wanted = watch.unread
         if request.overflow != "latest":
             wanted = min(wanted, request.buffer_size)
-        taken: list[Message] = []
-        cursor = watch.cursor
-        while len(taken) < wanted and cursor < self.journal.last:
-            page = self.journal.since(cursor, _SCAN)
-            taken += request.select(page)
-            cursor += len(page)
-        if len(taken) > wanted:
-            del taken[wanted:]
-            cursor = Position.parse(taken[-1].id).sequence
-        watch.cursor = cursor
+        taken = reading.read(self.journal, wanted, self.budget.left)
+        watch.cursor = reading.cursor
         watch.unread -= len(taken)
         watch.load(taken)
         if not watch.unread:
@@ -205,7 +280,10 @@ class Dispatcher:
             number = self._held(waiting)
             return watch.place if number is None else journal.position_at(number - 1)
         if not watch.behind:
-            return journal.newest
+            if self.delivery is None:
+                return journal.newest
+            watch.place = self.delivery.position_of(watch.place)
+            return watch.place
         if watch.rewritten or watch.cursor < journal.first - 1:
             return watch.place
         return journal.position_at(watch.cursor)
@@ -219,8 +297,8 @@ class Dispatcher:
         if not self.ended:
             self.ended = True
             self._failure = failure
-            for watch in self.watches:
-                watch.end()
+            if self.delivery is None:
+                self._end_watches()
 
     def ending(self) -> Exception:
         """Return a new error that says why no more messages come."""
@@ -228,11 +306,13 @@ class Dispatcher:
             return broken_by(self._failure)
         return trio.EndOfChannel("the bus was closed")
 
+    def _end_watches(self) -> None:
+        for watch in self.watches:
+            watch.end()
+
     def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:
-        if len(self.routes) >= _ROUTES_BOUND:
-            self.routes.clear()
         route = tuple(dict.fromkeys(chain(self.keys.at(key), self.prefixes.covering(key))))
-        self.routes[key] = route
+        self.routes.remember(key, route)
         return route
 
     def _prefix_route(self, prefix: str) -> dict[BufferedWatch, None]:
@@ -254,11 +334,13 @@ class Dispatcher:
         """Move `watch` past what is no longer held; count that, or return the error to raise."""
         journal = self.journal
         cursor = journal.first - 1
-        held = len(watch.request.select(journal.since(cursor)))
+        selection = Selection(watch.request) if watch.reading is None else watch.reading.selection
+        held = journal.count(selection, cursor)
         missed = watch.unread - held
         rewritten = watch.rewritten
         told = watch.gap or watch.request.overflow == "replay"
         watch.cursor = cursor
+        watch.reading = Reading(selection, cursor)
         watch.unread = held
         watch.gap = watch.rewritten = False
         if rewritten or (missed and told):

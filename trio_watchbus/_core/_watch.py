@@ -7,10 +7,10 @@ The manners are the same.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from enum import Enum, auto
-from typing import Any, Literal, Protocol, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 import trio
 from trio.lowlevel import (
@@ -28,6 +28,10 @@ from .._message import Message, Position
 from .._request import WatchRequest, check_count
 from .._statistics import WatchStatistics
 from ..abc import Watch
+from ._buffers import LARGE, UNCOUNTED, Budget, CountedBuffer, LatestBuffer, size_of
+
+if TYPE_CHECKING:
+    from ._journal import Reading
 
 _MESSAGES_A_TURN = 64
 """Messages that a task receives before it lets others run: at 0.4 µs each they take less than
@@ -114,6 +118,9 @@ class Source(Protocol):
     keys_bound: int
     """How many keys a watch of overflow kind ``"latest"`` keeps messages of."""
 
+    budget: Budget
+    """What its watches' buffers may hold together."""
+
     def refill(self, watch: BufferedWatch) -> None:
         """Put into `watch`, behind and with an empty buffer, what comes next.
 
@@ -190,6 +197,7 @@ class BufferedWatch(Watch):
         state: what it does with the next message.
         place: the position of what its consumer received last, or where it began.
         cursor: while behind, the sequence number up to which its source was read.
+        reading: while behind, what its source found from there on; its source's own.
         unread: while behind, the number of matching messages known after `cursor`.
         dropped: messages dropped by the overflow kind.
         gap: while behind, whether the bus itself lost messages after `cursor`; those are in
@@ -207,6 +215,7 @@ class BufferedWatch(Watch):
         "dropped",
         "gap",
         "place",
+        "reading",
         "request",
         "rewritten",
         "state",
@@ -217,12 +226,13 @@ class BufferedWatch(Watch):
         self._source = source
         self.request = request
         self.place = position
-        self._buffer: deque[Message] | _LatestBuffer
-        self._buffer = _LatestBuffer() if request.overflow == "latest" else deque()
+        latest = request.overflow == "latest"
+        self._buffer: deque[Message] | LatestBuffer
+        self._buffer = LatestBuffer(source.budget) if latest else deque()
         self.state = _SYNCED
-        # How long the buffer may get by `put`; 0 unless synced, so that one look says both.
-        self._room = self._size()
+        self._set_room()
         self.cursor = 0
+        self.reading: Reading | None = None
         self.unread = 0
         self.dropped = 0
         self.gap = False
@@ -233,23 +243,44 @@ class BufferedWatch(Watch):
     # The source's end
 
     def put(self, message: Message) -> None:
-        """Take the next matching message from the source."""
+        """Take the next matching message from the source; not for a large one."""
         if len(self._buffer) < self._room:
             self._buffer.append(message)
             if self._task is not None:
                 self.wake()
-        elif self.state is _SYNCED:
-            self._overflow(message)
-        elif self.state is _BEHIND:
-            self.unread += 1
+        else:
+            self.put_counted(message)
 
-    def load(self, messages: Iterable[Message]) -> None:
+    def put_counted(self, message: Message) -> None:
+        """Take the next matching message from the source, however large."""
+        if self.state is _BEHIND:
+            self.unread += 1
+        elif self.state is _SYNCED:
+            size = size_of(message)
+            buffer = self._counted(size)
+            full = self._size() <= len(buffer)
+            if full or (
+                isinstance(buffer, CountedBuffer | LatestBuffer)
+                and not self._source.budget.has_room(buffer, size)
+            ):
+                self._overflow(message)
+            else:
+                buffer.append(message)
+            if self._task is not None:
+                self.wake()
+
+    def load(self, messages: Sequence[Message]) -> None:
         """Put `messages` into the buffer, whatever room there is."""
+        if type(self._buffer) is deque and (
+            len(messages) > UNCOUNTED or any(size_of(message) > LARGE for message in messages)
+        ):
+            self._buffer = CountedBuffer(self._source.budget, self._buffer)
+            self._set_room()
         self._buffer.extend(messages)
         if self._task is not None and self._buffer:
             self.wake()
 
-    def load_history(self, history: Iterable[Message], before: str) -> None:
+    def load_history(self, history: Sequence[Message], before: str) -> None:
         """Put `history`, from before it began, into the buffer.
 
         Args:
@@ -268,12 +299,14 @@ class BufferedWatch(Watch):
         """Read on from the source after number `cursor`, once the buffer is empty."""
         self._move(Event.FALL_BEHIND)
         self.cursor = cursor
+        self.reading = None
         self.unread = 0
 
     def catch_up(self) -> None:
         """Be synced again: the source has nothing more than what is in the buffer."""
         self._move(Event.CATCH_UP)
         self.unread = 0
+        self.reading = None
 
     def end(self) -> None:
         """Take note that the source has ended: nothing follows what it has accepted."""
@@ -298,7 +331,27 @@ class BufferedWatch(Watch):
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]
-        self._room = self._size() if self.state is _SYNCED else 0
+        self._set_room()
+
+    def _set_room(self) -> None:
+        """Say how long the buffer may get by `put`, so that one look there says all.
+
+        0 where there is more to look at: unless it is synced, and where bytes are counted.
+        """
+        plain = self.state is _SYNCED and type(self._buffer) is deque
+        self._room = min(self._size(), UNCOUNTED) if plain else 0
+
+    def _counted(self, size: int) -> deque[Message] | LatestBuffer:
+        """Return the buffer, in which bytes are counted if they may be many."""
+        buffer = self._buffer
+        large = size > LARGE or len(buffer) >= UNCOUNTED
+        if type(buffer) is deque and large:
+            self._buffer = CountedBuffer(self._source.budget, buffer)
+            self._set_room()
+        elif isinstance(buffer, CountedBuffer) and not buffer and not large:
+            self._buffer = deque()
+            self._set_room()
+        return self._buffer
 
     def _size(self) -> int:
         """Return how many messages the buffer may hold, or how many keys' newest."""
@@ -313,10 +366,18 @@ class BufferedWatch(Watch):
         elif kind == "drop_newest":
             self.dropped += 1
         else:
-            self._buffer.append(message)
-            if len(self._buffer) > self._room:
-                self._buffer.popleft()
+            buffer = self._buffer
+            buffer.append(message)
+            while len(buffer) > 1 and (len(buffer) > self._size() or self._too_large()):
+                buffer.popleft()
                 self.dropped += 1
+
+    def _too_large(self) -> bool:
+        buffer = self._buffer
+        if isinstance(buffer, CountedBuffer | LatestBuffer):
+            budget = self._source.budget
+            return buffer.bytes > budget.each or budget.exhausted
+        return False
 
     # The consumer's end
 
@@ -414,33 +475,3 @@ class BufferedWatch(Watch):
     def _abort(self, _: object) -> Abort:
         self._task = None
         return Abort.SUCCEEDED
-
-
-class _LatestBuffer:
-    """The newest message of each key, oldest first; of a deque's methods those that are used."""
-
-    __slots__ = ("_newest",)
-
-    def __init__(self) -> None:
-        self._newest: OrderedDict[tuple[str, bool], Message] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._newest)
-
-    def __getitem__(self, index: Literal[0]) -> Message:
-        return next(iter(self._newest.values()))
-
-    def append(self, message: Message) -> None:
-        place = (message.key, message.is_prefix)
-        self._newest[place] = message
-        self._newest.move_to_end(place)
-
-    def extend(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self.append(message)
-
-    def popleft(self) -> Message:
-        return self._newest.popitem(last=False)[1]
-
-    def clear(self) -> None:
-        self._newest.clear()

@@ -19,7 +19,7 @@ from .._message import Message, Position, check_data, check_publication
 from .._request import WatchRequest
 from .._retention import Retention
 from .._statistics import RedisBusStatistics
-from ..abc import Publication, WatchBus
+from ..abc import Data, Publication, WatchBus
 from ._index import Index
 from ._layout import Facts, Names, read_names, read_stream
 from ._line import PAUSES
@@ -98,7 +98,7 @@ class RedisWatchBus(WatchBus):
         )
         return f"<RedisWatchBus at {self.position}: {state}>"
 
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         check_key(key)
         if type(data) is not bytes or len(data) > self.max_message_size:
             data = check_data(data, self.max_message_size)
@@ -108,7 +108,7 @@ class RedisWatchBus(WatchBus):
         return (await self._publisher.ask(asked, 1 + len(data) // BYTES_A_WEIGHT))[0]
 
     async def publish_prefix(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         check_prefix(prefix)
         message = (prefix, check_data(data, self.max_message_size), True)

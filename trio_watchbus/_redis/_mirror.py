@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from typing import final
 
 from .._core._dispatcher import Dispatcher
@@ -38,7 +38,7 @@ class Mirror(Dispatcher):
         super().unregister(watch)
 
     def register_after(
-        self, request: WatchRequest, earlier: Iterable[Message], after: Position
+        self, request: WatchRequest, earlier: Sequence[Message], after: Position
     ) -> BufferedWatch:
         """Add a watch that gets `earlier` first, and then what came after `after`.
 
@@ -49,8 +49,5 @@ class Mirror(Dispatcher):
         watch = self.register(request)
         watch.place = str(request.after)
         watch.load(earlier)
-        unread = len(request.select(self.journal.since(after.sequence)))
-        if unread:
-            watch.fall_behind(after.sequence)
-            watch.unread = unread
+        self.replay(watch, after.sequence)
         return watch

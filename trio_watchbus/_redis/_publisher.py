@@ -77,12 +77,13 @@ class Publisher(Line[Publishing, list[str]]):
         self._unsettled = False
         self._process = process
         self._names = names
+        kept = retention.filled()
         self._settings = (
-            retention.per_key if retention.keys else 0,
-            retention.keys,
-            retention.messages,
-            retention.bytes,
-            int((retention.seconds or 0) * 1000),
+            kept.per_key if kept.keys else 0,
+            kept.keys,
+            kept.messages,
+            kept.bytes,
+            int((kept.seconds or 0) * 1000),
             # A retry must find what it retries.
             int(max(_REMEMBERED_SECONDS, 10 * timeout) * 1000),
         )

@@ -214,7 +214,7 @@ class Reader(Generic[D]):
         if epoch != self.dispatcher.epoch:
             self._lose(epoch, start, None)
         # At first, and after a long rest, what the journal would not hold is not read for it.
-        tail = newest - self._retention.messages
+        tail = newest - self._retention.filled().messages
         if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
             self._lose(epoch, tail, 0)
         self._note_newest(state)

@@ -26,7 +26,7 @@ from .._keys import check_key, check_prefix
 from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
 from .._request import WatchRequest
 from .._statistics import RemoteBusStatistics
-from ..abc import Publication, WatchBus
+from ..abc import Data, Publication, WatchBus
 from ._calls import Calls
 from ._feed import Feed, parse_position
 
@@ -81,12 +81,12 @@ class RemoteWatchBus(WatchBus):
         )
         return f"<RemoteWatchBus {self._options.address} at {self.position}: {state}>"
 
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         check_key(key)
         return await self._publish(key, data, idempotency_key, is_prefix=False)
 
     async def publish_prefix(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         check_prefix(prefix)
         return await self._publish(prefix, data, idempotency_key, is_prefix=True)

@@ -9,6 +9,7 @@ from typing import final
 import trio
 
 from .. import _protocol as protocol
+from .._core._buffers import LARGE, Budget
 from .._core._watch import BufferedWatch
 from .._errors import InvalidPositionError, WatchLaggedError, broken_by
 from .._message import Message, Position
@@ -58,6 +59,7 @@ class Feed:
         forget: Callable[[Feed], None],
     ) -> None:
         self.identifier = identifier
+        self.budget = Budget()
         self.watch = BufferedWatch(self, request, "")
         self.resume: str | None = None
         self.heard = 0
@@ -165,7 +167,7 @@ class Feed:
             if self._waiting:
                 self._keep(message)
             else:
-                watch.put(message)
+                (watch.put if len(message.data) <= LARGE else watch.put_counted)(message)
         self._advance(answer.position)
         self._settle()
 

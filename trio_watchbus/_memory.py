@@ -14,7 +14,7 @@ from typing import final
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
-from ._core._buffers import BUFFERS_BYTES
+from ._core._buffers import BUFFERS_BYTES, LARGE
 from ._core._dispatcher import STEP, Dispatcher
 from ._core._values import Values, number_of
 from ._core._watch import BufferedWatch
@@ -81,8 +81,9 @@ class InMemoryWatchBus(WatchBus):
             Position(token_hex(6), 0), retention, buffers_bytes=buffers_bytes, clock=clock
         )
         self._journal = self._dispatcher.journal
-        self._routes = self._dispatcher.routes
+        self._routes = self._dispatcher.routes.known
         self._watches = self._dispatcher.watches
+        self._append = self._journal.append
         self._accept = self._dispatcher.accept
         self._id_start = f"{self._dispatcher.epoch}-"
         self._values = Values(retention)
@@ -117,7 +118,8 @@ class InMemoryWatchBus(WatchBus):
         """
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.
-        if key not in self._routes or not self._ready or idempotency_key is not None:
+        route = self._routes.get(key)
+        if route is None or not self._ready or idempotency_key is not None:
             checked = [check_publication((key, data), self.max_message_size)]
             return self._publish_now(checked, idempotency_key)[0]
         if type(data) is not bytes or len(data) > self.max_message_size:
@@ -125,7 +127,14 @@ class InMemoryWatchBus(WatchBus):
         identifier = f"{self._id_start}{self._journal.last + 1}"
         message = Message(key, data, identifier, now())
         self._keep(message)
-        self._accept(message)
+        # As `accept` of the dispatcher does, without another call.
+        self._append(message)
+        if len(data) <= LARGE:
+            for watch in route:
+                watch.put(message)
+        else:
+            for watch in route:
+                watch.put_counted(message)
         return identifier
 
     @enable_ki_protection
@@ -272,10 +281,12 @@ class InMemoryWatchBus(WatchBus):
         self, messages: list[tuple[str, bytes, bool]], idempotency_key: str | None
     ) -> list[str]:
         """Publish checked messages in one run, and hand them on."""
-        self._dispatcher.finish()
+        if not self._ready:
+            self._dispatcher.finish()
+            self._ready = not self._closed
         ids = self._accept_all(messages, idempotency_key, in_steps=False)
-        self._dispatcher.finish()
-        self._ready = not self._closed
+        if len(messages) > 1:
+            self._dispatcher.finish()
         return ids
 
     @enable_ki_protection
@@ -327,6 +338,13 @@ class InMemoryWatchBus(WatchBus):
                 return [f"{self._id_start}{number}" for number in range(known[0], known[1] + 1)]
             self._remember(idempotency_key, first, last)
         accepted = now()
+        if len(messages) == 1 and not in_steps:
+            [(key, data, is_prefix)] = messages
+            message = Message(key, data, f"{self._id_start}{first}", accepted, is_prefix)
+            if not is_prefix:
+                self._keep(message)
+            self._accept(message)
+            return [message.id]
         ids = [f"{self._id_start}{number}" for number in range(first, last + 1)]
         published = [
             Message(key, data, identifier, accepted, is_prefix)
@@ -335,10 +353,7 @@ class InMemoryWatchBus(WatchBus):
         for message in published:
             if not message.is_prefix:
                 self._keep(message)
-        if len(published) == 1 and not in_steps:
-            self._accept(published[0])
-        else:
-            self._dispatcher.accept_in_steps(published)
+        self._dispatcher.accept_in_steps(published)
         return ids
 
     def _remember(self, idempotency_key: str, first: int, last: int) -> None:

@@ -101,7 +101,7 @@ class Dispatcher:
         key = message.key
         route: Iterable[BufferedWatch] | None = None
         if not message.is_prefix:
-            route = self.routes.get(key)
+            route = self.routes.known.get(key)
         if route is None:
             route = self.route_of(message)
         if len(message.data) <= LARGE:
@@ -149,7 +149,7 @@ class Dispatcher:
         """Return the watches that `message` reaches."""
         if message.is_prefix:
             return self._prefix_route(message.key)
-        route = self.routes.get(message.key)
+        route = self.routes.known.get(message.key)
         return self._key_route(message.key) if route is None else route
 
     def lose(self, position: Position, missed: int | None, *, rewritten: bool = False) -> None:

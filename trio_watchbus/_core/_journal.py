@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from itertools import accumulate, islice
 from math import inf
 from time import monotonic
 
@@ -45,6 +45,7 @@ class Journal:
         "_blocks",
         "_bytes_bound",
         "_clock",
+        "_look_above",
         "_messages_bound",
         "_oldest",
         "_seconds",
@@ -67,6 +68,8 @@ class Journal:
         self._messages_bound = bounds.messages
         self._bytes_bound = bounds.bytes
         self._seconds = bounds.seconds
+        # The bytes above which something may have to be dropped, for age or for bytes.
+        self._look_above = bounds.bytes if bounds.seconds is None else -1
         self._clock = clock
         self.scanned = 0
         self.restart(position)
@@ -108,18 +111,18 @@ class Journal:
         """Add the next message, and drop from the other end what exceeds the bounds."""
         tail = self._tail
         tail.append(message)
-        self.last += 1
+        self.last = last = self.last + 1
         size = self.bytes + len(message.key) + len(message.data)
-        if self.last - self.first >= self._messages_bound:
+        if last - self.first >= self._messages_bound:
             dropped = self._oldest.pop() if self._oldest else self._pop()
             self.first += 1
             self.base = dropped.id
             size -= len(dropped.key) + len(dropped.data)
         self.bytes = size
         if len(tail) == _BLOCK:
-            self._blocks.append(_Block(self.last - _BLOCK + 1, tail))
+            self._blocks.append(_Block(last - _BLOCK + 1, tail))
             self._tail = []
-        if size > self._bytes_bound or self._seconds is not None:
+        if size > self._look_above:
             self._drop()
 
     def since(self, number: int) -> list[Message]:
@@ -141,7 +144,7 @@ class Journal:
         self.scanned += len(self._tail) - start
         return total + sum(map(selection.matches, self._tail[start:]))
 
-    def find(self, selection: Selection, after: int, limit: int) -> tuple[deque[int], int]:
+    def find(self, selection: Selection, after: int, limit: int) -> tuple[list[int], int]:
         """Return the numbers of the next matching messages in one block.
 
         Args:
@@ -152,14 +155,15 @@ class Journal:
         Returns:
             the numbers, and the number up to which was looked.
         """
-        if after + 1 < self._tail_first:
+        tail_first = self._tail_first
+        if after + 1 < tail_first:
             block = self._blocks[(after + 1 - self._start) // _BLOCK]
-            numbers = block.find(selection)
-            self.scanned += len(numbers) + len(selection.keys) + len(selection.ranges)
-            return deque(number for number in numbers if number > after), block.first + _BLOCK - 1
-        found: deque[int] = deque()
+            found = block.find(selection)
+            self.scanned += len(found) + len(selection.keys) + len(selection.ranges)
+            return found[bisect_right(found, after) :], block.first + _BLOCK - 1
+        found = []
         number = after
-        for message in self._tail[after + 1 - self._tail_first :]:
+        for message in islice(self._tail, after + 1 - tail_first, None):
             number += 1
             self.scanned += 1
             if selection.matches(message):
@@ -167,6 +171,14 @@ class Journal:
                 if len(found) == limit:
                     break
         return found, number
+
+    def messages_at(self, numbers: Sequence[int]) -> list[Message]:
+        """Return messages of one block, by their numbers."""
+        at = (numbers[0] - self._start) // _BLOCK
+        if at < len(self._blocks):
+            return self._blocks[at].messages_at(numbers)
+        start, tail = self._tail_first, self._tail
+        return [tail[number - start] for number in numbers]
 
     @property
     def _start(self) -> int:
@@ -218,12 +230,14 @@ class Reading:
         cursor: the number of the message up to which was read.
     """
 
-    __slots__ = ("_found", "_until", "cursor", "selection")
+    __slots__ = ("_found", "_next", "_until", "cursor", "selection")
 
     def __init__(self, selection: Selection, cursor: int) -> None:
         self.selection = selection
         self.cursor = cursor
-        self._found: deque[int] = deque()
+        self._found: list[int] = []
+        # How many of those were read.
+        self._next = 0
         self._until = cursor
 
     def read(self, journal: Journal, limit: int, size: float) -> list[Message]:
@@ -232,22 +246,29 @@ class Reading:
         Args:
             journal: where `cursor` is held, or the next message's.
             limit: at least 1.
-            size: bytes that they may have together; one is read even so.
+            size: bytes of data that they may have together; one is read even so.
         """
         taken: list[Message] = []
         while len(taken) < limit:
-            if self._found:
-                message = journal.message_at(self._found[0])
-                size -= len(message.key) + len(message.data)
-                if size < 0 and taken:
+            if self._next < len(self._found):
+                numbers = self._found[self._next : self._next + limit - len(taken)]
+                messages = journal.messages_at(numbers)
+                sizes = list(accumulate([len(message.data) for message in messages]))
+                fit = bisect_right(sizes, size) if sizes[-1] > size else len(sizes)
+                if not taken:
+                    fit = max(1, fit)
+                if fit:
+                    self._next += fit
+                    self.cursor = numbers[fit - 1]
+                    size -= sizes[fit - 1]
+                    taken += messages[:fit]
+                if fit < len(numbers):
                     break
-                taken.append(message)
-                self.cursor = self._found.popleft()
             elif self._until < journal.last:
-                # Of what was found later in the same block, nothing may be missed.
                 self._found, self._until = journal.find(
                     self.selection, self._until, limit - len(taken)
                 )
+                self._next = 0
             else:
                 break
         return taken
@@ -261,16 +282,35 @@ class _Block:
         reversed: whether messages stand oldest last, so that dropping them is quick.
     """
 
-    __slots__ = ("_by_key", "_messages", "_names", "_prefixed", "_totals", "first", "reversed")
+    __slots__ = (
+        "_by_key",
+        "_messages",
+        "_names",
+        "_prefixed",
+        "_totals",
+        "_was_read",
+        "first",
+        "reversed",
+    )
 
     def __init__(self, first: int, messages: list[Message]) -> None:
         self.first = first
         self.reversed = False
         self._messages = messages
+        self._was_read = False
         self._by_key: dict[str, list[int]] | None = None
 
     def __getitem__(self, offset: int) -> Message:
         return self._messages[_BLOCK - 1 - offset if self.reversed else offset]
+
+    def messages_at(self, numbers: Sequence[int]) -> list[Message]:
+        """Return messages by their numbers."""
+        messages = self._messages
+        if self.reversed:
+            end = self.first + _BLOCK - 1
+            return [messages[end - number] for number in numbers]
+        first = self.first
+        return [messages[number - first] for number in numbers]
 
     def reverse(self) -> list[Message]:
         """Turn the messages round, and return them to be taken from the end."""
@@ -296,6 +336,15 @@ class _Block:
 
     def find(self, selection: Selection) -> list[int]:
         """Return the numbers of matching messages, in order; some may be dropped already."""
+        if self._by_key is None and not self._was_read and selection.only_key is not None:
+            # Made at once, an index for one reader would take longer than reading.
+            self._was_read = True
+            key = selection.only_key
+            return [
+                number
+                for number, message in self._numbered()
+                if message.key == key or (message.is_prefix and key.startswith(message.key))
+            ]
         by_key, names = self._index()
         found: list[int] = []
         for key in selection.keys:
@@ -307,17 +356,20 @@ class _Block:
             for name in names[low:high]:
                 found += by_key[name]
         found += [number for number, message in self._prefixed if selection.matches(message)]
+        # Quick where that is so already, as for one key.
         found.sort()
         return found
+
+    def _numbered(self) -> enumerate[Message]:
+        in_order = self._messages[::-1] if self.reversed else self._messages
+        return enumerate(in_order, self.first + _BLOCK - len(in_order))
 
     def _index(self) -> tuple[dict[str, list[int]], list[str]]:
         if self._by_key is None:
             by_key: dict[str, list[int]] = {}
             # Of messages to a prefix, what they address and no data, which may be dropped.
             self._prefixed: list[tuple[int, Message]] = []
-            in_order = self._messages[::-1] if self.reversed else self._messages
-            dropped = _BLOCK - len(in_order)
-            for number, message in enumerate(in_order, self.first + dropped):
+            for number, message in self._numbered():
                 if message.is_prefix:
                     bare = Message(message.key, b"", "", 0, is_prefix=True)
                     self._prefixed.append((number, bare))

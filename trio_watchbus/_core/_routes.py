@@ -20,20 +20,21 @@ _UNSORTED = 4096
 """Keys to sort at most where a prefix is opened or closed; with more, all routes are dropped."""
 
 
-class Routes(dict[str, tuple[T, ...]], Generic[T]):
+class Routes(Generic[T]):
     """Routes by key, bounded by their sum.
 
-    Read as the dict that it is. The keys are only sorted where a prefix comes or goes, so that
+    The keys are only sorted where a prefix comes or goes, so that
     looking up a new key does not pay for it.
 
     Attributes:
+        known: the routes; read only.
         met: how often the bound was met.
     """
 
-    __slots__ = ("_places", "_sorted", "_unsorted", "met")
+    __slots__ = ("_places", "_sorted", "_unsorted", "known", "met")
 
     def __init__(self) -> None:
-        super().__init__()
+        self.known: dict[str, tuple[T, ...]] = {}
         self.met = 0
         self._places = 0
         self._sorted: SortedList[str] = SortedList()
@@ -46,12 +47,12 @@ class Routes(dict[str, tuple[T, ...]], Generic[T]):
             self.met += 1
             self._forget_all()
             self._places = _PLACES_A_KEY + len(route)
-        self[key] = route
+        self.known[key] = route
         self._unsorted.append(key)
 
     def forget(self, key: str) -> None:
         """Drop the route of `key`."""
-        route = self.pop(key, None)
+        route = self.known.pop(key, None)
         if route is not None:
             self._places -= _PLACES_A_KEY + len(route)
 
@@ -68,7 +69,7 @@ class Routes(dict[str, tuple[T, ...]], Generic[T]):
             self.forget(key)
 
     def _forget_all(self) -> None:
-        self.clear()
+        self.known.clear()
         self._places = 0
         self._sorted.clear()
         self._unsorted.clear()

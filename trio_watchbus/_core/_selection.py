@@ -15,9 +15,10 @@ class Selection:
         keys: the keys that none of the prefixes covers.
         ranges: for each prefix, itself and the least string above all that start with it, or
             None where there is no such string.
+        only_key: the key, where there is one and no prefix; else None.
     """
 
-    __slots__ = ("_names", "_prefixes", "keys", "ranges")
+    __slots__ = ("_names", "_prefixes", "keys", "only_key", "ranges")
 
     def __init__(self, request: WatchRequest) -> None:
         self._prefixes: list[str] = []
@@ -27,6 +28,8 @@ class Selection:
                 self._prefixes.append(prefix)
         self.keys = frozenset(key for key in request.keys if not self._covers(key))
         self.ranges = [(prefix, end_of(prefix)) for prefix in self._prefixes]
+        # One key and nothing else, as most watches have.
+        self.only_key = next(iter(self.keys)) if len(self.keys) == 1 and not self.ranges else None
         self._names = sorted([*self.keys, *self._prefixes])
 
     def matches(self, message: Message) -> bool:

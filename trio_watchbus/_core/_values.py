@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedSet
 
 from .._message import Message, Position
 from .._request import WatchRequest
@@ -18,15 +18,24 @@ class Values:
     """The newest messages of each of the most recently published keys.
 
     Bounded in keys, in messages a key, and in bytes. Messages that were sent to a prefix belong to
-    no key and are not kept here. Keys are sorted as they come and go, so that publishing to a key
-    that is there pays nothing for it.
+    no key and are not kept here. Keys are sorted when somebody asks for a prefix, each once, so
+    that publishing pays nothing for it.
 
     Attributes:
         bytes: bytes of data and characters of keys kept.
         evicted: how many keys were given up for others.
     """
 
-    __slots__ = ("_bytes_bound", "_keys_bound", "_kept", "_per_key", "_sorted", "bytes", "evicted")
+    __slots__ = (
+        "_bytes_bound",
+        "_keys_bound",
+        "_kept",
+        "_per_key",
+        "_sorted",
+        "_unsorted",
+        "bytes",
+        "evicted",
+    )
 
     def __init__(self, retention: Retention) -> None:
         bounds = retention.filled()
@@ -34,7 +43,9 @@ class Values:
         self._keys_bound = bounds.keys if bounds.per_key else 0
         self._bytes_bound = bounds.kept_bytes
         self._kept: OrderedDict[str, list[Message]] = OrderedDict()
-        self._sorted: SortedList[str] = SortedList()
+        # Some that are not kept any more may be among them.
+        self._sorted: SortedSet[str] = SortedSet()
+        self._unsorted: list[str] = []
         self.bytes = 0
         self.evicted = 0
 
@@ -50,19 +61,20 @@ class Values:
             self._add(message)
             return
         self._kept.move_to_end(key)
-        size = self.bytes + len(message.data)
-        if len(kept) < self._per_key:
-            kept.append(message)
-            size += len(key)
-        elif self._per_key == 1:
-            size -= len(kept[0].data)
+        grown = len(message.data)
+        if self._per_key == 1:
+            grown -= len(kept[0].data)
             kept[0] = message
-        else:
-            size -= len(kept.pop(0).data)
+        elif len(kept) < self._per_key:
             kept.append(message)
-        self.bytes = size
-        if size > self._bytes_bound:
-            self._evict()
+            grown += len(key)
+        else:
+            grown -= len(kept.pop(0).data)
+            kept.append(message)
+        if grown:
+            self.bytes += grown
+            if self.bytes > self._bytes_bound:
+                self._evict()
 
     def latest(self, key: str) -> Message | None:
         """Return the newest message kept of `key`, if any."""
@@ -72,12 +84,15 @@ class Values:
     def pages(self, request: WatchRequest, keys_a_page: int) -> Iterator[list[Message]]:
         """Yield the newest `request.history` of each key that `request` covers.
 
-        Some keys at a time. Each page is in order. What is published between two pages may be in the later one.
+        Some keys at a time. Each page is in order. What is published between two pages may be in
+        the later one. A page may be empty, where keys were sorted.
         """
         selection = Selection(request)
         at = iter(selection.keys)
         while page := list(islice(at, keys_a_page)):
             yield self._newest(page, request.history)
+        if selection.ranges:
+            yield from self._sort(keys_a_page)
         for start, end in selection.ranges:
             inclusive = True
             while page := list(
@@ -86,6 +101,20 @@ class Values:
                 yield self._newest(page, request.history)
                 start, inclusive = page[-1], False  # noqa: PLW2901
 
+    def _sort(self, keys_a_page: int) -> Iterator[list[Message]]:
+        """Sort what came since the last time, and yield an empty page after some keys each."""
+        if len(self._sorted) > 2 * len(self._kept):
+            self._start_sorting()
+        while self._unsorted:
+            for _ in range(min(keys_a_page, len(self._unsorted))):
+                self._sorted.add(self._unsorted.pop())
+            if self._unsorted:
+                yield []
+
+    def _start_sorting(self) -> None:
+        self._sorted = SortedSet()
+        self._unsorted = list(self._kept)
+
     def _newest(self, keys: Iterable[str], count: int) -> list[Message]:
         found = [message for key in keys for message in self._kept.get(key, ())[-count:]]
         return sorted(found, key=number_of)
@@ -93,7 +122,10 @@ class Values:
     def _add(self, message: Message) -> None:
         if self._keys_bound:
             self._kept[message.key] = [message]
-            self._sorted.add(message.key)
+            self._unsorted.append(message.key)
+            if len(self._unsorted) > 2 * self._keys_bound:
+                # Most of them are not kept any more.
+                self._start_sorting()
             self.bytes += len(message.key) + len(message.data)
             if len(self._kept) > self._keys_bound or self.bytes > self._bytes_bound:
                 self._evict()
@@ -102,7 +134,6 @@ class Values:
         """Give up the keys that were not published to for longest, until the bounds are kept."""
         while len(self._kept) > self._keys_bound or self.bytes > self._bytes_bound:
             key, messages = self._kept.popitem(last=False)
-            self._sorted.remove(key)
             self.bytes -= sum(len(key) + len(message.data) for message in messages)
             self.evicted += 1
 

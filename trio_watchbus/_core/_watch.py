@@ -28,7 +28,7 @@ from .._message import Message, Position
 from .._request import WatchRequest, check_count
 from .._statistics import WatchStatistics
 from ..abc import Watch
-from ._buffers import LARGE, UNCOUNTED, Budget, CountedBuffer, LatestBuffer, size_of
+from ._buffers import LARGE, UNCOUNTED, Budget, CountedBuffer, LatestBuffer
 
 if TYPE_CHECKING:
     from ._journal import Reading
@@ -248,6 +248,8 @@ class BufferedWatch(Watch):
             self._buffer.append(message)
             if self._task is not None:
                 self.wake()
+        elif self.state is _BEHIND:
+            self.unread += 1
         else:
             self.put_counted(message)
 
@@ -256,7 +258,7 @@ class BufferedWatch(Watch):
         if self.state is _BEHIND:
             self.unread += 1
         elif self.state is _SYNCED:
-            size = size_of(message)
+            size = len(message.data)
             buffer = self._counted(size)
             full = self._size() <= len(buffer)
             if full or (
@@ -272,7 +274,7 @@ class BufferedWatch(Watch):
     def load(self, messages: Sequence[Message]) -> None:
         """Put `messages` into the buffer, whatever room there is."""
         if type(self._buffer) is deque and (
-            len(messages) > UNCOUNTED or any(size_of(message) > LARGE for message in messages)
+            len(messages) > UNCOUNTED or any(len(message.data) > LARGE for message in messages)
         ):
             self._buffer = CountedBuffer(self._source.budget, self._buffer)
             self._set_room()

@@ -40,6 +40,7 @@ LAYERS = [
 THIRD_PARTY: dict[str, set[str] | None] = {
     "trio": None,
     "msgspec": None,
+    "sortedcontainers": {"_core"},
     "pytest": {"testing"},
     "redis": {"_redis"},
     "trio_websocket": {"_remote"},
@@ -53,9 +54,15 @@ THIRD_PARTY: dict[str, set[str] | None] = {
 }
 
 # What these do is a matter of their arguments alone.
-PURE = {"_core._trie", "_core._journal", "web._sse", "_redis._layout", "_remote._address"} | {
-    f"_protocol.{name}" for name in ("_answers", "_common", "_errors", "_requests")
-}
+PURE = {
+    "_core._journal",
+    "_core._state",
+    "_core._trie",
+    "_core._values",
+    "web._sse",
+    "_redis._layout",
+    "_remote._address",
+} | {f"_protocol.{name}" for name in ("_answers", "_common", "_errors", "_requests")}
 # Input, output, clocks, threads and chance, which the core leaves to the buses.
 WORLDLY = {"asyncio", "io", "os", "random", "secrets", "select", "selectors", "socket", "ssl"} | {
     "datetime",

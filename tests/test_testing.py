@@ -29,7 +29,7 @@ from trio_watchbus import (
 )
 from trio_watchbus._core._watch import BufferedWatch
 from trio_watchbus._request import WatchRequest
-from trio_watchbus.abc import Publication, Watch, WatchBus
+from trio_watchbus.abc import Data, Publication, Watch, WatchBus
 from trio_watchbus.testing import (
     WATCHBUS_CHECKS,
     assert_nothing_left,
@@ -47,11 +47,11 @@ class Wrapped(WatchBus):
         self.inner = InMemoryWatchBus(retention=retention)
         self.max_message_size = self.inner.max_message_size
 
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         return await self.inner.publish(key, data, idempotency_key=idempotency_key)
 
     async def publish_prefix(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         return await self.inner.publish_prefix(prefix, data, idempotency_key=idempotency_key)
 
@@ -110,7 +110,7 @@ class WrappedWatch(Watch):
 
 
 class ForgetsIdempotencyKeys(Wrapped):
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         return await self.inner.publish(key, data)
 
 
@@ -127,7 +127,7 @@ class PublishesBatchesHalf(Wrapped):
 class LosesEveryHundredth(Wrapped):
     published = 0
 
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         self.published += 1
         if self.published % 100 == 0:
             return self.position
@@ -136,13 +136,13 @@ class LosesEveryHundredth(Wrapped):
 
 class TakesPrefixesForPatterns(Wrapped):
     async def publish_prefix(
-        self, prefix: str, data: bytes, *, idempotency_key: str | None = None
+        self, prefix: str, data: Data, *, idempotency_key: str | None = None
     ) -> str:
         return await self.inner.publish_prefix(prefix.rstrip("*"), data)
 
 
 class NeverYields(Wrapped):
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         return self.inner.publish_nowait(key, data, idempotency_key=idempotency_key)
 
 
@@ -186,7 +186,7 @@ class DropsWhenFull(Wrapped):
 class LeavesATask(Wrapped):
     """Its task belongs to Trio's own nursery, as one that was started and forgotten would."""
 
-    async def publish(self, key: str, data: bytes, *, idempotency_key: str | None = None) -> str:
+    async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         trio.lowlevel.spawn_system_task(trio.sleep, 10, name="forgotten")
         return await self.inner.publish(key, data, idempotency_key=idempotency_key)
 
@@ -392,9 +392,7 @@ async def test_a_lost_message_is_an_assertion_that_names_the_promise(
     autojump_clock: object,
 ) -> None:
     class LosesAll(Wrapped):
-        async def publish(
-            self, key: str, data: bytes, *, idempotency_key: str | None = None
-        ) -> str:
+        async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
             await trio.lowlevel.checkpoint()
             return self.position
 

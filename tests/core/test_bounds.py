@@ -156,11 +156,12 @@ async def test_history_looks_up_what_it_returns_and_lets_others_run(
         bus.publish_nowait(f"k{number}", b"%d" % number)
     pages: list[int] = []
     newest = bus._values._newest
-    monkeypatch.setattr(
-        type(bus._values),
-        "_newest",
-        lambda _, keys, count: pages.append(len(keys)) or newest(keys, count),
-    )
+
+    def noting(_: object, keys: list[str], count: int) -> list[Message]:
+        pages.append(len(keys))
+        return newest(keys, count)
+
+    monkeypatch.setattr(type(bus._values), "_newest", noting)
     async with bus.watch_any((), [*(f"none{n}" for n in range(50)), "k1"], history=1) as watch:
         # k1 and k10 to k19, and none of the others.
         assert pages == [10, 1]
@@ -253,7 +254,7 @@ async def test_a_cancel_or_a_publish_that_does_not_wait_leaves_no_batch_half_han
         # Where a watch is before it was handed anything: what it lacks is after that.
         assert position.endswith("-0")
         bus.publish_nowait("k0", b"at once")
-        assert bus._dispatcher.delivery is None
+        assert bus._dispatcher.step() is False
     assert received_now(held[0]) == [b"0", b"1", b"2", b"at once"]
     assert received_now(held[-1]) == [b"0", b"1", b"2"]
     for watch in held:

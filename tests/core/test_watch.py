@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from naive import received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
+from trio_watchbus._core._state import TRANSITIONS, Event, State
 from trio_watchbus._core._trie import PrefixTrie
-from trio_watchbus._core._watch import TRANSITIONS, Event, State
 from trio_watchbus._request import Overflow
 from trio_watchbus.abc import Watch
 

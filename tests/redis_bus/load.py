@@ -126,7 +126,7 @@ async def publish_until(stop: trio.Event, bus: WatchBus, name: str, account: Acc
             batch = [(key, b"%s %d.%d" % (name.encode(), number, i)) for i in range(3)]
         else:
             batch = [(key, f"{name} {number}".encode(), number % 7 == 0)]
-        datas = [item[1].decode() for item in batch]
+        datas = [bytes(item[1]).decode() for item in batch]
         try:
             ids = await publish_surely(bus, batch)
         except PublishUnknownError:

@@ -55,6 +55,10 @@ async def publish(bus: WatchBus) -> None:
     batch: list[Publication] = [("key", b"data")]
     batch.append(("prefix", b"data", True))
     await bus.publish_many(batch)
+    # Copied.
+    assert_type(await bus.publish("key", bytearray(b"data")), str)
+    assert_type(await bus.publish_prefix("", memoryview(b"data")), str)
+    assert_type(await bus.publish_many([("key", bytearray(b"data"))]), list[str])
     await bus.publish("key", "text")  # type: ignore[arg-type]
     await bus.publish("key")  # type: ignore[call-arg]
     await bus.publish_many([("key", "text")])  # type: ignore[list-item]
@@ -66,6 +70,8 @@ def publish_from_synchronous_code(bus: InMemoryWatchBus) -> None:
     assert_type(bus.publish_nowait("key", b"data"), str)
     assert_type(bus.publish_prefix_nowait("prefix", b"data"), str)
     assert_type(bus.publish_many_nowait([("key", b"data")]), list[str])
+    assert_type(bus.publish_nowait("key", bytearray(b"data")), str)
+    assert_type(bus.publish_prefix_nowait("prefix", memoryview(b"data")), str)
 
 
 async def watch(bus: WatchBus) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from time import monotonic
 
 import trio
 
@@ -34,7 +33,7 @@ class Dispatcher:
         position: where the numbering begins: the next message is the one after it.
         retention: how much of the past the journal keeps.
         buffers_bytes: bytes that the buffers of all watches may hold, and a sixteenth for one.
-        clock: seconds by a clock that never goes back, for ages in the journal.
+        clock: seconds by a clock that never goes back; only needed for a bound on age.
 
     Attributes:
         epoch: the epoch of the numbering.
@@ -55,7 +54,7 @@ class Dispatcher:
         retention: Retention,
         *,
         buffers_bytes: int = BUFFERS_BYTES,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.epoch = position.epoch
         self.journal = Journal(retention, position, clock)

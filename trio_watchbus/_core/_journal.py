@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, islice
 from math import inf
-from time import monotonic
 
 from .._message import Message, Position
 from .._retention import Retention
@@ -30,7 +29,7 @@ class Journal:
     Args:
         retention: its bounds.
         position: where it begins.
-        clock: seconds by a clock that never goes back, for the bound on age.
+        clock: seconds by a clock that never goes back; only needed for a bound on age.
 
     Attributes:
         first: the sequence number of the oldest message held, or `last` + 1 when there is none.
@@ -62,7 +61,7 @@ class Journal:
         self,
         retention: Retention,
         position: Position,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         bounds = retention.filled()
         self._messages_bound = bounds.messages
@@ -205,6 +204,7 @@ class Journal:
         oldest = -inf
         times = self._times
         if self._seconds is not None:
+            assert self._clock is not None
             now = self._clock()
             oldest = now - self._seconds
             times.append(now)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 import trio
@@ -29,6 +28,7 @@ from .._request import WatchRequest, check_count
 from .._statistics import WatchStatistics
 from ..abc import Watch
 from ._buffers import LARGE, UNCOUNTED, Budget, CountedBuffer, LatestBuffer
+from ._state import TRANSITIONS, Event, State
 
 if TYPE_CHECKING:
     from ._journal import Reading
@@ -39,66 +39,6 @@ half of what ten trips through the scheduler take, and nobody waits longer than 
 
 _BUSY = "another task is waiting to receive from this watch"
 
-
-class State(Enum):
-    """What a watch does with the next message.
-
-    The first two words are those of etcd's watchable store.
-    """
-
-    SYNCED = auto()
-    """Its source feeds it as messages come in."""
-
-    BEHIND = auto()
-    """What comes in is only counted. Whenever its consumer has emptied the buffer, its source
-    refills it, until it has caught up."""
-
-    ENDING = auto()
-    """Behind, and its source has ended: nothing comes in, and there is some left to catch up."""
-
-    ENDED = auto()
-    """Nothing follows what is in the buffer."""
-
-    CLOSED = auto()
-    """Its consumer wants no more."""
-
-
-class Event(Enum):
-    """What moves a watch from one state to another."""
-
-    FALL_BEHIND = auto()
-    CATCH_UP = auto()
-    END = auto()
-    CLOSE = auto()
-
-
-TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.SYNCED: {
-        Event.FALL_BEHIND: State.BEHIND,
-        Event.CATCH_UP: State.SYNCED,
-        Event.END: State.ENDED,
-        Event.CLOSE: State.CLOSED,
-    },
-    State.BEHIND: {
-        Event.FALL_BEHIND: State.BEHIND,
-        Event.CATCH_UP: State.SYNCED,
-        Event.END: State.ENDING,
-        Event.CLOSE: State.CLOSED,
-    },
-    State.ENDING: {
-        Event.FALL_BEHIND: State.ENDING,
-        Event.CATCH_UP: State.ENDED,
-        Event.END: State.ENDING,
-        Event.CLOSE: State.CLOSED,
-    },
-    State.ENDED: {
-        Event.FALL_BEHIND: State.ENDED,
-        Event.CATCH_UP: State.ENDED,
-        Event.END: State.ENDED,
-        Event.CLOSE: State.CLOSED,
-    },
-    State.CLOSED: dict.fromkeys(Event, State.CLOSED),
-}
 
 # Read on the hot path, where a global costs less than an attribute of an Enum.
 _SYNCED, _BEHIND, _ENDING, _ENDED, _CLOSED = State
@@ -259,8 +199,10 @@ class BufferedWatch(Watch):
             self.unread += 1
         elif self.state is _SYNCED:
             size = len(message.data)
-            buffer = self._counted(size)
-            full = self._size() <= len(buffer)
+            full = self._size() <= len(self._buffer)
+            if not full:
+                self._count_if(size > LARGE or len(self._buffer) >= UNCOUNTED)
+            buffer = self._buffer
             if full or (
                 isinstance(buffer, CountedBuffer | LatestBuffer)
                 and not self._source.budget.has_room(buffer, size)
@@ -273,11 +215,9 @@ class BufferedWatch(Watch):
 
     def load(self, messages: Sequence[Message]) -> None:
         """Put `messages` into the buffer, whatever room there is."""
-        if type(self._buffer) is deque and (
+        self._count_if(
             len(messages) > UNCOUNTED or any(len(message.data) > LARGE for message in messages)
-        ):
-            self._buffer = CountedBuffer(self._source.budget, self._buffer)
-            self._set_room()
+        )
         self._buffer.extend(messages)
         if self._task is not None and self._buffer:
             self.wake()
@@ -343,17 +283,19 @@ class BufferedWatch(Watch):
         plain = self.state is _SYNCED and type(self._buffer) is deque
         self._room = min(self._size(), UNCOUNTED) if plain else 0
 
-    def _counted(self, size: int) -> deque[Message] | LatestBuffer:
-        """Return the buffer, in which bytes are counted if they may be many."""
+    def _count_if(self, much: bool) -> None:
+        """Count the bytes in the buffer from now on if they may be many; no more once it is empty.
+
+        Args:
+            much: whether what is put into it is large, or makes it long.
+        """
         buffer = self._buffer
-        large = size > LARGE or len(buffer) >= UNCOUNTED
-        if type(buffer) is deque and large:
+        if much and type(buffer) is deque:
             self._buffer = CountedBuffer(self._source.budget, buffer)
             self._set_room()
-        elif isinstance(buffer, CountedBuffer) and not buffer and not large:
+        elif not much and not buffer and isinstance(buffer, CountedBuffer):
             self._buffer = deque()
             self._set_room()
-        return self._buffer
 
     def _size(self) -> int:
         """Return how many messages the buffer may hold, or how many keys' newest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from time import monotonic
 from typing import final
 
 from .._core._dispatcher import Dispatcher
@@ -26,7 +27,7 @@ class Mirror(Dispatcher):
         retention: Retention,
         left: Callable[[Collection[str]], None],
     ) -> None:
-        super().__init__(position, retention)
+        super().__init__(position, retention, clock=monotonic)
         self._left = left
 
     def unregister(self, watch: BufferedWatch) -> None:

@@ -415,9 +415,13 @@ def test_any_text_is_a_position_that_is_written_so_or_refused(text: str) -> None
     assert str(position) == text
 
 
-@given(st.from_regex(r"[0-9A-Za-z_]{1,64}", fullmatch=True), st.integers(0, 10**18 - 1))
-def test_every_position_is_read_as_it_was_written(epoch: str, sequence: int) -> None:
-    position = Position(epoch, sequence)
+@given(
+    st.from_regex(r"[0-9A-Za-z]{1,64}", fullmatch=True),
+    st.integers(0, 10**18 - 1),
+    st.from_regex(r"[0-9A-Za-z]{0,32}", fullmatch=True),
+)
+def test_every_position_is_read_as_it_was_written(epoch: str, sequence: int, branch: str) -> None:
+    position = Position(epoch, sequence, branch)
     assert Position.parse(str(position)) == position
 
 

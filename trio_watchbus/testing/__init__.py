@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._cancelling import cancel_everywhere
 from ._checks import WatchBusCheck, WatchBusFactory
 from ._conformance import WATCHBUS_CHECKS, check_watchbus
+from ._interrupting import interrupt_everywhere
 from ._left import assert_nothing_left
 from ._proxy import FaultDirection, FaultProxy, FaultProxyStatistics
 
@@ -18,6 +19,7 @@ __all__ = [
     "assert_nothing_left",
     "cancel_everywhere",
     "check_watchbus",
+    "interrupt_everywhere",
 ]
 
 # Tracebacks and reprs show the name that users import.

@@ -242,10 +242,10 @@ def test_a_frame_that_means_nothing_certain_is_malformed(text: str) -> None:
         ('{"op":"watch","id":7,"key":"a","history":1e400}', 7, "history"),
         ('{"op":"watch","id":7,"key":"a","history":1001}', 7, "history"),
         ('{"op":"watch","id":7,"key":"a","overflow":"x"}', 7, "overflow"),
-        ('{"op":"watch","id":7,"key":"a","surprise":1}', 7, "surprise"),
+        ('{"op":"surprise","id":7}', 7, "surprise"),
         ('{"op":"publish","id":7,"key":"a","data_base64":"?"}', 7, "base64"),
         ('{"op":"publish","id":7,"key":"a","data":[]}', 7, "data"),
-        ('{"op":"publish_many","id":7,"messages":[{"keys":[]}]}', 7, "messages[0]"),
+        ('{"op":"publish_many","id":7,"messages":[{"key":[]}]}', 7, "messages[0]"),
         ('{"op":"\\ud800","id":7}', 7, "surrogate"),
     ],
 )
@@ -288,12 +288,12 @@ def test_a_watch_covers_what_any_of_its_fields_names() -> None:
     "text",
     [
         '{"op":"watching","id":1}',
-        '{"op":"watch","id":1,"key":"a"}',
         '{"op":"position","position":1}',
         '{"op":"messages","id":1,"position":"e-1","messages":[{}]}',
         '{"op":"pong","x":' + "[" * 100_000 + "]" * 100_000 + "}",
         '{"op":"end","reason":"\\ud800"}',
-        '{"op":"latest","id":1,"message":{"key":"a","id":"e-1","time":1}}',
+        '{"op":1}',
+        '{"op":"advice"',
         '{"op":"latest","id":1,"message":{"key":"","id":"","time":1,"data":"","data_base64":""}}',
         '{"op":"published","id":1}',
         '{"op":"published","id":1,"message_id":"e-1","message_ids":[]}',
@@ -303,6 +303,66 @@ def test_a_watch_covers_what_any_of_its_fields_names() -> None:
 def test_what_is_no_answer_is_malformed(text: str) -> None:
     with pytest.raises(protocol.MalformedFrameError):
         protocol.parse_answer(text)
+
+
+def test_an_op_of_a_later_server_is_passed_over() -> None:
+    assert protocol.parse_answer('{"op":"advice","id":[]}') is None
+
+
+def test_a_field_of_a_later_client_is_passed_over_but_on_a_line_of_a_batch() -> None:
+    """A line may be written by hand, where a mistyped field is worth an error."""
+    text = '{"op":"watch","id":7,"key":"a","surprise":1}'
+    assert protocol.parse_request(text) == protocol.Watch(7, key="a")
+    request = protocol.parse_request(
+        '{"op":"publish_many","id":7,"messages":[{"key":"a","data":"","later":1}]}'
+    )
+    assert request == protocol.PublishMany(7, (protocol.Publication("a", data=""),))
+    with pytest.raises(protocol.RequestError, match="later"):
+        protocol.parse_publication('{"key":"a","data":"","later":1}')
+
+
+def test_a_loss_reason_of_a_later_server_is_a_loss_without_a_number() -> None:
+    answer = protocol.parse_answer(
+        '{"op":"lagged","id":1,"missed":3,"position":"e-1","reason":"eaten"}'
+    )
+    assert isinstance(answer, protocol.Lagged)
+    loss = answer.loss()
+    assert (loss.missed, loss.position, loss.reason) == (None, "e-1", "trimmed")
+    refusal = protocol.Error(id=1, code="history_lost", detail="", reason="eaten", position="e-1")
+    assert isinstance(protocol.error_of(refusal), HistoryLostError)
+
+
+def test_an_error_code_of_a_later_server_is_an_error() -> None:
+    error = protocol.error_of(protocol.Error(id=1, code="tired", detail="come back on Monday"))
+    assert isinstance(error, BusUnavailableError)
+    assert "come back on Monday" in str(error)
+
+
+def test_an_encoding_of_a_later_server_is_no_message() -> None:
+    answer = protocol.parse_answer(
+        '{"op":"latest","id":1,"message":{"key":"a","id":"e-1","time":1,"data_zstd":"x"}}'
+    )
+    assert isinstance(answer, protocol.LatestMessage)
+    assert answer.message is not None
+    assert answer.message.message() is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "identifier", "position"),
+    [
+        ('{"op":"messages","id":7,"messages":[', '"}],"position":"e-9"}', 7, "e-9"),
+        ('{ "op": "messages", "id": 7, "m', '}], "position": "e_b-9", "dropped": 3 }', 7, "e_b-9"),
+        ('{"op":"latest","id":7,"message":{', '"data":"x"}}', 7, None),
+        # What a message carries is taken for neither.
+        ('{"op":"messages","messages":[{"key":"id","id":7,', '"}],"id":7}', None, None),
+        ('{"op":"messages","id":7,', r'\"}],\"position\":\"e-9\"}"}]}', 7, None),
+    ],
+)
+def test_the_ends_of_a_frame_tell_what_it_was_for(
+    start: str, end: str, identifier: int | None, position: str | None
+) -> None:
+    skipped = protocol.parse_skipped(100, start, end)
+    assert skipped == protocol.SkippedFrame(100, identifier, position)
 
 
 def test_a_field_of_a_later_server_is_passed_over() -> None:

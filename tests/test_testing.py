@@ -712,6 +712,19 @@ def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
     assert "watches left: expected 0, got 1" in said
 
 
+FAILS_WITH_A_WATCH_OPEN = """
+async def test_it(watchbus):
+    await watchbus.watch("k").__aenter__()
+    assert "the only" == "error"
+"""
+
+
+def test_a_test_that_fails_with_a_watch_open_has_one_error(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, FAILS_WITH_A_WATCH_OPEN)
+    assert "1 failed in" in said, said
+    assert "watches left" not in said
+
+
 def test_the_bus_of_the_fixture_is_closed_afterwards(tmp_path: Path) -> None:
     """Who kept it, a task that outlives the test say, is told; where a watch was left, too."""
     said = run_tests(tmp_path, KEEPS_WHAT_THE_FIXTURE_GAVE)

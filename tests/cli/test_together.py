@@ -47,7 +47,7 @@ async def test_a_remote_bus_is_left_without_its_server_that_is_stopped() -> None
     """It takes none of the minutes for which a publish waits."""
     async with running("serve", "--bind", "127.0.0.1:0") as server:
         url = await url_of(server)
-        async with open_watchbus(url, publish_timeout=60) as bus, bus.watch("k"):
+        async with open_watchbus(url, timeout=60) as bus, bus.watch("k"):
             server.process.send_signal(signal.SIGSTOP)
             with trio.move_on_after(0.1):
                 await bus.publish("k", b"")

@@ -207,7 +207,7 @@ MUTANTS = [
     Mutant(
         "half a history from before a cut comes too",
         FEED,
-        "        self._history.clear()\n        history =",
+        "        self._history.clear()\n        self._unreadable = 0\n        history =",
         "        history =",
         REMOTE,
     ),
@@ -228,14 +228,14 @@ MUTANTS = [
     Mutant(
         "messages out of order are believed",
         FEED,
-        "        if last <= before or message",
+        "        if last <= before or digits",
         "        if message",
         REMOTE,
     ),
     Mutant(
         "messages at no position are believed",
         FEED,
-        ' or message.id != f"{start}{last}":',
+        " or digits != str(last) or len(digits) > _DIGITS:",
         ":",
         REMOTE,
     ),
@@ -256,15 +256,15 @@ MUTANTS = [
     Mutant(
         "a bookmark that goes back is believed",
         FEED,
-        "            _check_order(self.resume, [], position)\n",
-        "            pass\n",
+        "            _check_order(self.resume, (), position)\n        self._advance(position)\n",
+        "            pass\n        self._advance(position)\n",
         REMOTE,
     ),
     Mutant(
         "history at no position is believed",
         FEED,
-        "                parse_position(message.id)\n",
-        "                pass\n",
+        "            parse_position(each.id)\n",
+        "            pass\n",
         REMOTE,
     ),
     Mutant(
@@ -298,8 +298,8 @@ MUTANTS = [
     Mutant(
         "the server is not told of a watch that was left",
         REMOTE_BUS,
-        "            self._send(protocol.Unwatch(feed.identifier))\n",
-        "            pass\n",
+        "not feed.ended:\n            self._send(protocol.Unwatch(feed.identifier))\n",
+        "not feed.ended:\n            pass\n",
         REMOTE,
     ),
     Mutant(
@@ -452,7 +452,7 @@ MUTANTS = [
     Mutant(
         "a server that refuses for good is asked again and again",
         REMOTE_BUS,
-        "                if error.hopeless:\n",
+        "                if error.permanent:\n",
         "                if False:\n",
         OPENING,
     ),
@@ -494,7 +494,7 @@ MUTANTS = [
     Mutant(
         "one watch that is refused again ends the bus's connection",
         REMOTE_BUS,
-        "        if feed.resume is not None and isinstance(error, BusUnavailableError):\n",
+        "        if feed.resume is not None and answer.code in _TRANSIENT:\n",
         "        if feed.resume is not None:\n",
         OPENING,
     ),
@@ -527,10 +527,24 @@ MUTANTS = [
         OPENING,
     ),
     Mutant(
-        "a frame has to be short, however long messages may be",
-        LINK,
-        "                    websocket._max_message_size += _ESCAPED * hello.max_message_size\n",
+        "a frame that is too long is kept whole",
+        "_remote/_websocket.py",
+        "            return TooLong(self._length, self._start, self._end)\n",
+        "            return self._start + self._end\n",
+        ("tests/remote/test_websocket.py",),
+    ),
+    Mutant(
+        "fragments without end are gathered",
+        "_remote/_websocket.py",
+        "        self._fragments += event.frame_finished\n",
         "",
-        OPENING,
+        ("tests/remote/test_websocket.py",),
+    ),
+    Mutant(
+        "nobody else runs while frames are there",
+        "_remote/_websocket.py",
+        "                    await trio.lowlevel.checkpoint()\n",
+        "                    pass\n",
+        ("tests/remote/test_websocket.py",),
     ),
 ]

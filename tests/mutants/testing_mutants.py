@@ -44,8 +44,8 @@ MUTANTS = [
     Mutant(
         "the bus of the fixture stays open where a watch was left",
         "testing/plugin.py",
-        "    try:\n        yield bus\n        assert_no_watches([bus])\n    finally:\n",
-        "    yield bus\n    assert_no_watches([bus])\n    if bus:\n",
+        "            assert_no_watches([bus])\n    finally:\n        bus.close()\n",
+        "            assert_no_watches([bus])\n        bus.close()\n    finally:\n        pass\n",
         TESTS,
     ),
     Mutant(

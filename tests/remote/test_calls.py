@@ -14,7 +14,7 @@ from trio_watchbus._remote._link import Link, LinkOptions
 
 def link() -> Link:
     """A connection that has sent nothing yet of what it was given."""
-    return Link(LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1))
+    return Link(LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1, 65_536))
 
 
 def waiting(connection: Link) -> list[str]:

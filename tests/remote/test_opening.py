@@ -26,12 +26,14 @@ from trio_watchbus import (
     Message,
     PublishUnknownError,
     RemoteWatchBus,
+    WatchLaggedError,
     open_redis_watchbus,
     open_remote_watchbus,
     open_watchbus,
 )
 from trio_watchbus import _protocol as protocol
-from trio_watchbus._remote import _bus, _link
+from trio_watchbus._message import MAX_MESSAGE_SIZE
+from trio_watchbus._remote import _bus
 from trio_watchbus._remote._address import Address
 from trio_watchbus._remote._link import LinkOptions
 from trio_watchbus.testing import FaultProxy
@@ -107,11 +109,12 @@ async def refusal(url: str, **options: Any) -> str:
 
 def test_a_server_has_time_to_say_that_its_redis_is_away() -> None:
     """Its client would otherwise have to take for unknown what surely was not stored."""
-    timeouts = [
-        inspect.signature(opener).parameters["publish_timeout"].default
+    redis, remote = (
+        inspect.signature(opener).parameters
         for opener in (open_redis_watchbus, open_remote_watchbus)
-    ]
-    assert timeouts[0] * 1.5 <= timeouts[1]
+    )
+    redis_timeout = redis["timeout" if "timeout" in redis else "publish_timeout"].default
+    assert redis_timeout * 1.5 <= remote["timeout"].default
 
 
 async def test_any_such_url_opens_a_remote_bus() -> None:
@@ -125,7 +128,8 @@ async def test_any_such_url_opens_a_remote_bus() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"publish_timeout": 0},
+        {"timeout": 0},
+        {"max_frame_size": 65_535},
         {"connect_timeout": -1},
         {"heartbeat": 0},
         {"heartbeat_timeout": float("nan")},
@@ -138,7 +142,7 @@ async def test_any_such_url_opens_a_remote_bus() -> None:
     ids=repr,
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"above 0|a token|ssl_context"):
+    with pytest.raises(ValueError, match=r"above 0|at least 65536|a token|ssl_context"):
         open_remote_watchbus("http://127.0.0.1", **options)
 
 
@@ -406,6 +410,73 @@ async def test_what_the_server_says_is_checked(caplog: pytest.LogCaptureFixture)
         assert caplog.text.count("makes no sense") == len(nonsense)
 
 
+async def test_what_a_later_server_says_breaks_no_connection() -> None:
+    """Unknown ops, fields, reasons, encodings and codes each touch one watch or none."""
+    opened: list[int] = []
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        opened.append(0)
+        connection = await greeted(request)
+        first, second = await hear(connection), await hear(connection)
+        known = {"key": "a", "time": 1.0, "data": "x"}
+        one = [
+            {"op": "advice", "id": first["id"], "load": [1]},
+            {"op": "watching", "position": "e-0", "later": True},
+            {"op": "messages", "messages": [{**known, "id": "e-1"}], "position": "e-1"},
+            {
+                "op": "messages",
+                "messages": [
+                    {"key": "a", "id": "e-2", "time": 1.0, "data_zstd": "?"},
+                    {**known, "id": "e_branch-3"},
+                ],
+                "position": "e_branch-3",
+            },
+            {"op": "lagged", "missed": 7, "position": "e-9", "reason": "eaten"},
+            {"op": "messages", "messages": [{**known, "id": "e-10"}], "position": "e-10"},
+        ]
+        for frame in one:
+            await say(connection, {"id": first["id"], **frame})
+        await say(connection, {"op": "watching", "id": second["id"], "position": "e-0"})
+        await say(connection, {"op": "error", "id": second["id"], "code": "tired", "detail": "no"})
+        await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url) as bus, trio.open_nursery() as n:
+
+        async def watch_second() -> None:
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                async with bus.watch("b") as watch:
+                    await watch.receive()
+            assert "no" in str(caught.value.__cause__)
+
+        n.start_soon(watch_second)
+        async with bus.watch("a") as watch:
+            got: list[object] = []
+            while len(got) < 5:
+                try:
+                    got.append((await watch.receive()).id)
+                except WatchLaggedError as loss:
+                    got.append((loss.missed, loss.position))
+        assert got == ["e-1", (1, "e-2"), "e_branch-3", (None, "e-9"), "e-10"]
+        assert bus.statistics().reconnects == 0
+    assert len(opened) == 1
+
+
+async def test_sizes_that_a_server_claims_take_no_memory() -> None:
+    """A client reads frames of its own max_frame_size at most."""
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await request.accept(subprotocol="watchbus.v1")
+        await say(connection, {**HELLO, "max_message_size": 2**48, "max_frame_size": 2**48})
+        frame = await hear(connection)
+        await connection.send_message("x" * 1_000_000)
+        await say(connection, {"op": "published", "id": frame["id"], "message_id": "e-7"})
+        await hear(connection)
+
+    async with scripted(speak) as url, open_remote_watchbus(url, max_frame_size=65_536) as bus:
+        assert await bus.publish("k", b"") == "e-7"
+        assert bus.statistics().reconnects == 0
+
+
 async def test_a_watch_that_cannot_be_opened_again_for_now_is_opened_later() -> None:
     answers = [
         {"op": "watching", "position": "e-0"},
@@ -545,20 +616,61 @@ async def test_a_latest_message_whose_id_is_no_position_is_not_believed() -> Non
     assert message.id == "e-1"
 
 
-async def test_a_frame_may_be_as_long_as_the_servers_longest_message_makes_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_default_takes_the_longest_message_of_a_default_server() -> None:
     """Each byte of which may take six as JSON."""
-    monkeypatch.setattr(_link, "_MAX_FRAME_SIZE", 10_000)
-    longest = b"\x01" * 100_000
+    longest = b"\x01" * MAX_MESSAGE_SIZE
     async with (
-        served(InMemoryWatchBus(max_message_size=len(longest))) as server,
+        served() as server,
         open_remote_watchbus(server.url) as bus,
         bus.watch("k") as watch,
     ):
         await server.bus.publish("k", longest)
         assert (await watch.receive()).data == longest
         assert (await bus.latest("k")) is not None
+        assert bus.statistics().reconnects == 0
+
+
+async def test_a_message_beyond_max_frame_size_is_a_loss_for_its_watch_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told in its place, watches and the connection go on, and the option is named."""
+    async with (
+        served(InMemoryWatchBus()) as server,
+        open_remote_watchbus(server.url, max_frame_size=65_536) as bus,
+        bus.watch("big", buffer_size=2) as watch,
+        bus.watch("small") as other,
+    ):
+        await server.bus.publish("big", b"before")
+        assert (await watch.receive()).data == b"before"
+        for lap in range(3):
+            position = await server.bus.publish("big", b"x" * 100_000)
+            with pytest.raises(WatchLaggedError) as caught:
+                await watch.receive()
+            assert (caught.value.missed, caught.value.position) == (None, position)
+            await server.bus.publish("small", b"%d" % lap)
+            for number in range(4):
+                await server.bus.publish("big", b"%d" % number)
+                assert (await watch.receive()).data == b"%d" % number
+            assert (await other.receive()).data == b"%d" % lap
+        assert bus.statistics().reconnects == 0
+        assert bus.statistics().watches == 2
+        assert "max_frame_size is 65536" in caplog.text
+
+
+async def test_what_else_is_beyond_max_frame_size_is_an_error_that_names_it() -> None:
+    async with (
+        served(InMemoryWatchBus()) as server,
+        open_remote_watchbus(server.url, max_frame_size=65_536) as bus,
+        bus.watch("other") as watch,
+    ):
+        await server.bus.publish("big", b"x" * 100_000)
+        with pytest.raises(BusUnavailableError, match="max_frame_size"):
+            await bus.latest("big")
+        with pytest.raises(BusUnavailableError, match="max_frame_size"):
+            async with bus.watch("big", history=1):
+                pass
+        await bus.publish("other", b"1")
+        assert (await watch.receive()).data == b"1"
         assert bus.statistics().reconnects == 0
 
 
@@ -643,7 +755,9 @@ async def test_a_long_history_may_take_longer_as_long_as_more_of_it_comes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The time that a server has to answer begins anew with each part."""
-    bus = RemoteWatchBus(LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1), 1.0)
+    bus = RemoteWatchBus(
+        LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1, 65_536), 1.0
+    )
     bus._max_request_size = 10_000
 
     async def give() -> None:
@@ -676,7 +790,7 @@ async def test_a_fault_of_the_bus_itself_is_raised_and_hides_nowhere(
 
 WITHOUT_EXTRA = """
 import sys
-sys.modules["trio_websocket"] = None
+sys.modules["wsproto"] = None
 import trio_watchbus
 try:
     trio_watchbus.open_watchbus("http://127.0.0.1")
@@ -695,7 +809,7 @@ def test_without_the_extra_it_is_said_what_to_install() -> None:
 # Leaving
 
 PATIENT: dict[str, Any] = {
-    "publish_timeout": 60,
+    "timeout": 60,
     "connect_timeout": 60,
     "heartbeat": 60,
     "heartbeat_timeout": 60,

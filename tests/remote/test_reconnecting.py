@@ -308,7 +308,7 @@ async def test_a_publish_that_may_have_arrived_and_is_not_answered_says_so(
 
 
 async def test_what_cannot_have_been_sent_is_unavailable_and_was_not_done() -> None:
-    async with served() as server, through_proxy(server, publish_timeout=0.1) as (proxy, bus):
+    async with served() as server, through_proxy(server, timeout=0.1) as (proxy, bus):
         proxy.refuse()
         proxy.cut()
         await until(lambda: not bus.statistics().connected)

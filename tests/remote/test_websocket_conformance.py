@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import trio
-from trio_websocket import WebSocketConnection, wrap_client_stream
+from trio_websocket import WebSocketConnection
 from websocket_cases import AT_ONCE, KOSOKU, assert_conforms, only
 
 from trio_watchbus import _protocol as protocol
 from trio_watchbus._remote import _link
 from trio_watchbus._remote._address import Address
 from trio_watchbus._remote._link import Link, LinkError, LinkOptions
+from trio_watchbus._remote._websocket import WebSocket
 
 SECONDS = 60
 """How long one case may take before the test gives up: far longer than it does."""
@@ -26,9 +27,9 @@ async def visit(port: int, path: str, take: Callable[[Link, Any], None]) -> None
     """Connect to a part of the suite, and call `take` with what comes until the suite closes."""
     # The path of the WebSocket is appended to that of the address.
     address = Address("127.0.0.1", port, tls=False, path=f"/{path}&route=")
-    link = Link(LinkOptions(address, (), None, SECONDS, SECONDS, SECONDS))
+    link = Link(LinkOptions(address, (), None, SECONDS, SECONDS, SECONDS, 64 * 1024 * 1024))
     with trio.fail_after(SECONDS), pytest.raises(LinkError):
-        await link.run(lambda _: None, lambda frame: take(link, frame))
+        await link.run(lambda _: None, lambda frame: take(link, frame), lambda _: None)
 
 
 @asynccontextmanager
@@ -64,17 +65,13 @@ async def suite(report: Path, cases: Sequence[str]) -> AsyncIterator[int]:
 def take_for_a_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a connection take whatever comes for answers of a bus, as these servers are none."""
 
-    async def connect(*arguments: Any, **how: Any) -> WebSocketConnection:
-        websocket: WebSocketConnection = await wrap_client_stream(*arguments, **how)
-        monkeypatch.setattr(websocket, "_subprotocol", protocol.SUBPROTOCOL)
-        return websocket
-
-    async def first_word(_: WebSocketConnection) -> protocol.Hello:
+    async def receive_hello(_: WebSocket) -> protocol.Hello:
         await trio.lowlevel.checkpoint()
         return protocol.Hello("e-0", 0, 0, 0, 1)
 
-    monkeypatch.setattr(_link, "wrap_client_stream", connect)
-    monkeypatch.setattr(_link, "_first_word", first_word)
+    # These servers choose no subprotocol.
+    monkeypatch.setattr(WebSocketConnection, "subprotocol", protocol.SUBPROTOCOL)
+    monkeypatch.setattr(_link, "_receive_hello", receive_hello)
     monkeypatch.setattr(_link, "_parse", lambda frame: frame)
 
 

@@ -1,9 +1,8 @@
 """The grammar of ``watchbus.v1``: frames of JSON text, parsed and built, without input or output.
 
 A *request* goes from client to server, an *answer* from server to client; both are objects whose
-``op`` says what they are. What is no frame at all raises `MalformedFrameError` and ends the
-connection; a frame that asks for what cannot be done is answered by `Error`, and the connection
-goes on.
+``op`` names their kind. Text that is no frame raises `MalformedFrameError` and ends the
+connection. A request that cannot be done is answered by `Error`, and the connection goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from ._answers import (
     Messages,
     Pong,
     Published,
+    SkippedFrame,
     Unwatched,
     WatchedKeySet,
     Watching,
@@ -26,6 +26,7 @@ from ._answers import (
     encode_message,
     encode_messages,
     parse_answer,
+    parse_skipped,
 )
 from ._common import (
     MAX_HISTORY,
@@ -76,6 +77,7 @@ __all__ = [
     "Request",
     "RequestError",
     "SUBPROTOCOL",
+    "SkippedFrame",
     "Unwatch",
     "Unwatched",
     "Watch",
@@ -91,5 +93,6 @@ __all__ = [
     "parse_answer",
     "parse_publication",
     "parse_request",
+    "parse_skipped",
     "publication_fields",
 ]

@@ -1,17 +1,22 @@
 """What a server says.
 
 Parsed by msgspec alone, at a seventh of the cost of requests: there may be a thousand messages in
-a frame, and the client chose the server. Fields that a later server may add are passed over.
+a frame, and the client chose the server.
+
+A later server of the same version may send more: ops, fields, loss reasons, error codes and
+encodings of data that are unknown here do not end the connection.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+import re
+from dataclasses import dataclass
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .._errors import LossReason
+from .._errors import LossReason, WatchLaggedError
 from .._message import Message
 from ._common import SUBPROTOCOL, Count, Identifier, MalformedFrameError, data_fields, printable
 
@@ -21,7 +26,7 @@ class _Answer(Struct, tag_field="op", omit_defaults=True):
 
 
 class WireMessage(Struct, omit_defaults=True):
-    """A message, its data as text or as base64."""
+    """A message, its data as text, as base64, or in an encoding that is unknown here."""
 
     key: str
     id: str
@@ -37,13 +42,13 @@ class WireMessage(Struct, omit_defaults=True):
         return cls(message.key, message.id, message.time, text, binary, message.is_prefix)
 
     def __post_init__(self) -> None:
-        if (self.data is None) == (self.data_base64 is None):
-            raise ValueError("a message needs either data or data_base64")
+        if self.data is not None and self.data_base64 is not None:
+            raise ValueError("a message has either data or data_base64")
 
-    def message(self) -> Message:
-        """Return the message that it stands for."""
+    def message(self) -> Message | None:
+        """Return the message, or None if its data is in no encoding that is known here."""
         data = self.data_base64 if self.data is None else self.data.encode()
-        return Message(self.key, cast(bytes, data), self.id, self.time, self.prefix)
+        return data if data is None else Message(self.key, data, self.id, self.time, self.prefix)
 
 
 class Hello(_Answer, tag="hello"):
@@ -89,7 +94,14 @@ class Lagged(_Answer, tag="lagged"):
     id: Identifier
     missed: Count | None
     position: str
-    reason: LossReason
+    reason: str
+
+    def loss(self) -> WatchLaggedError:
+        """Return the error that it tells; with an unknown reason, nobody knows how many."""
+        reason = known_reason(self.reason)
+        if reason is None:
+            return WatchLaggedError(None, self.position)
+        return WatchLaggedError(self.missed, self.position, reason)
 
 
 class Bookmark(_Answer, tag="position", kw_only=True):
@@ -152,7 +164,7 @@ class Error(_Answer, tag="error", kw_only=True):
     id: Identifier | None = None
     code: str
     detail: str
-    reason: LossReason | None = None
+    reason: str | None = None
     position: str | None = None
 
 
@@ -187,11 +199,17 @@ class _EncodedMessages(_Answer, tag="messages"):
     dropped: int = 0
 
 
+class _AnyAnswer(Struct):
+    op: str
+
+
 _ANSWERS = msgspec.json.Decoder(Answer)
+_ANY_ANSWER = msgspec.json.Decoder(_AnyAnswer)
+_OPS = {kind.__struct_config__.tag for kind in get_args(Answer)}
 
 
-def parse_answer(text: str) -> Answer:
-    """Return the answer that a server's frame is.
+def parse_answer(text: str) -> Answer | None:
+    """Return the answer that a server's frame is, or None if its op is unknown here.
 
     Raises:
         MalformedFrameError: it is not an answer.
@@ -199,7 +217,52 @@ def parse_answer(text: str) -> Answer:
     try:
         return _ANSWERS.decode(text)  # type: ignore[no-any-return]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise MalformedFrameError(printable(f"no answer of {SUBPROTOCOL}: {error}")) from None
+        if _has_unknown_op(text):
+            return None
+        raise MalformedFrameError(printable(f"not an answer of {SUBPROTOCOL}: {error}")) from None
+
+
+def _has_unknown_op(text: str) -> bool:
+    try:
+        return _ANY_ANSWER.decode(text).op not in _OPS
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
+
+
+def known_reason(reason: str | None) -> LossReason | None:
+    """Return a loss reason that is known here, or None."""
+    return next((known for known in get_args(LossReason) if known == reason), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFrame:
+    """What the two ends of a frame tell that was too long to be read whole.
+
+    Attributes:
+        length: how many characters it had.
+        id: the watch or request that it was for, or None if that is not at its start.
+        position: where to resume after it, or None if that is not at its end.
+    """
+
+    length: int
+    id: int | None
+    position: str | None
+
+
+_ID_AT_START = re.compile(r'\s*\{\s*"op"\s*:\s*"\w+"\s*,\s*"id"\s*:\s*([0-9]{1,16})\s*,', re.ASCII)
+_POSITION_AT_END = re.compile(
+    r'\]\s*,\s*"position"\s*:\s*"([\w-]+)"\s*(?:,\s*"dropped"\s*:\s*[0-9]+\s*)?\}\s*$', re.ASCII
+)
+
+
+def parse_skipped(length: int, start: str, end: str) -> SkippedFrame:
+    """Return what the start and the end of a frame tell: enough of those that our server sends."""
+    identifier, position = _ID_AT_START.match(start), _POSITION_AT_END.search(end)
+    return SkippedFrame(
+        length,
+        None if identifier is None else int(identifier[1]),
+        None if position is None else position[1],
+    )
 
 
 def encode_message(message: Message) -> bytes:

@@ -12,7 +12,7 @@ from .._errors import (
     MessageTooLargeError,
     PublishUnknownError,
 )
-from ._answers import Error
+from ._answers import Error, known_reason
 
 Code = Literal[
     "malformed",
@@ -86,7 +86,7 @@ def error_of(answer: Error, idempotency_key: str | None = None) -> Exception:
         idempotency_key: that of the publish which it answers, if it is one.
     """
     if answer.reason is not None and answer.position is not None:
-        return HistoryLostError(answer.reason, answer.position)
+        return HistoryLostError(known_reason(answer.reason) or "trimmed", answer.position)
     if answer.code == "publish_unknown" and idempotency_key is not None:
         return PublishUnknownError(answer.detail, idempotency_key=idempotency_key)
     if answer.code == "limit":

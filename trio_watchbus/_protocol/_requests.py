@@ -1,7 +1,7 @@
 """What a client asks for.
 
-Parsed by Python's own JSON parser, as msgspec takes the last of two fields of the same name
-without a word; then converted by msgspec, which is strict about everything else.
+Parsed by Python's own JSON parser, as msgspec silently takes the last of two fields of the same
+name; then converted by msgspec. Fields that a later client may send are ignored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TEXT_BYTES = 65_536
 """Bytes of data that are published as text, which people can read in their browser's tools."""
 
 
-class _Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=True):
+class _Request(Struct, tag_field="op", omit_defaults=True):
     pass
 
 
@@ -79,7 +79,7 @@ class Unwatch(_Request, tag="unwatch"):
     id: Identifier
 
 
-class Publication(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class Publication(Struct, omit_defaults=True):
     """What one message is published with: a key or a prefix, and data as text or as base64."""
 
     key: str | None = None
@@ -109,7 +109,11 @@ class Publication(Struct, forbid_unknown_fields=True, omit_defaults=True):
         return cast(str, self.prefix if is_prefix else self.key), cast(bytes, data), is_prefix
 
 
-_PLAIN_PUBLICATION = msgspec.json.Decoder(Publication)
+class _Line(Publication, forbid_unknown_fields=True):
+    """A publication on a line of a batch, where a field's name may be mistyped by hand."""
+
+
+_PLAIN_PUBLICATION = msgspec.json.Decoder(_Line)
 
 
 class Publish(Publication, tag_field="op", tag="publish", kw_only=True):
@@ -153,7 +157,7 @@ def parse_request(text: str) -> Request:
 
     Raises:
         MalformedFrameError: it is not a JSON object with an ``op``.
-        RequestError: there is no such request, or a field is missing, unknown or of a wrong type.
+        RequestError: its op is unknown, or a field is missing or of a wrong type.
     """
     value = _load_object(text)
     if not isinstance(value.get("op"), str):
@@ -179,7 +183,7 @@ def parse_publication(text: str) -> Publication:
             pass
         else:
             return found
-    return _convert(_load_object(text), Publication)  # type: ignore[no-any-return]
+    return _convert(_load_object(text), _Line)  # type: ignore[no-any-return]
 
 
 def publication_fields(key: str, data: bytes, is_prefix: bool) -> dict[str, Any]:

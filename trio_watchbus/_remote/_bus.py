@@ -11,7 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, final
 
 import trio
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from .. import _protocol as protocol
 from .._backoff import Backoff
@@ -19,7 +19,6 @@ from .._core._watch import BufferedWatch
 from .._errors import (
     BusUnavailableError,
     MessageTooLargeError,
-    WatchLaggedError,
     broken_by,
 )
 from .._keys import check_key, check_prefix
@@ -35,10 +34,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("trio_watchbus.remote")
 
+_TRANSIENT = {"unavailable", "failed"}
+"""Error codes with which a server may refuse a watch now, and open it later."""
+
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 3.0
-"""Seconds between attempts to reach the server: soon back after a restart, and no burden to one
-that a thousand clients wait for."""
+"""Seconds between attempts to connect: soon back after a restart, yet a thousand clients do not
+overload the server."""
 
 
 @final
@@ -64,6 +66,8 @@ class RemoteWatchBus(WatchBus):
         self._position: Position | None = None
         self._connected_since: float | None = None
         self._connections = 0
+        # Whether a connection brought anything that the one before did not.
+        self._progressed = False
         self._closed = False
         self._failure: Exception | None = None
         self._body = trio.CancelScope()
@@ -119,7 +123,14 @@ class RemoteWatchBus(WatchBus):
         identifier = next(self._identifiers)
         frame = protocol.encode(protocol.Latest(identifier, key))
         answer = await self._calls.ask(identifier, frame, protocol.LatestMessage)
-        return None if answer.message is None else answer.message.message()
+        if answer.message is None:
+            return None
+        message = answer.message.message()
+        if message is None:
+            raise BusUnavailableError(
+                f"the newest message of {key!r} is in an encoding that this version does not know"
+            )
+        return message
 
     async def watched_keys(self, prefix: str = "") -> frozenset[str]:
         check_prefix(prefix)
@@ -151,13 +162,16 @@ class RemoteWatchBus(WatchBus):
             reconnects=max(0, self._connections - 1),
         )
 
+    @enable_ki_protection
     def close(self) -> None:
         self._end(None)
 
     # The connection
 
+    # Background tasks are protected: an interrupt is for the task that has the bus open.
+    @enable_ki_protection
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Be connected, again and again, until the bus is closed or it is no use.
+        """Stay connected until the bus is closed, or fails for good.
 
         Raises:
             BusUnavailableError: the first connection could not be made.
@@ -169,13 +183,14 @@ class RemoteWatchBus(WatchBus):
             link = Link(self._options)
             began = trio.current_time()
             try:
-                await link.run(partial(self._connect, link, task_status), self._take)
+                greet = partial(self._connect, link, task_status)
+                await link.run(greet, self._take, self._skip)
             except LinkError as error:
                 address = self._options.address
                 reason = BusUnavailableError(f"cannot use the bus at {address}: {error}")
                 if not self._connections:
                     raise reason from None
-                if error.hopeless:
+                if error.permanent:
                     self._end(reason)
                 elif self._link is not None and not self._closed:
                     _log.warning("lost the connection to %s: %s", address, error)
@@ -186,16 +201,26 @@ class RemoteWatchBus(WatchBus):
                 raise
             finally:
                 self._disconnect()
-            if trio.current_time() - began > _LONGEST_PAUSE:
+            if self._progressed or trio.current_time() - began > _LONGEST_PAUSE:
                 backoff.reset()
+                self._progressed = False
             if not self._closed:
                 await backoff.pause()
 
+    @enable_ki_protection
     def _connect(
         self, link: Link, task_status: trio.TaskStatus[None], hello: protocol.Hello
     ) -> None:
         self._note(hello.position)
         self.max_message_size = hello.max_message_size
+        if hello.max_message_size > self._options.max_frame_size:
+            _log.warning(
+                "%s allows messages of %d bytes; this client tells those as lost that are longer"
+                " than max_frame_size, %d",
+                self._options.address,
+                hello.max_message_size,
+                self._options.max_frame_size,
+            )
         self._max_frame_size = hello.max_frame_size
         self._max_request_size = hello.max_request_size
         self.max_batch_messages = hello.max_batch_messages
@@ -212,6 +237,7 @@ class RemoteWatchBus(WatchBus):
         if self._closed:
             link.close()
 
+    @enable_ki_protection
     def _disconnect(self) -> None:
         self._link = None
         self._connected_since = None
@@ -223,8 +249,9 @@ class RemoteWatchBus(WatchBus):
         if self._link is not None:
             self._link.send(protocol.encode(request))
 
+    @enable_ki_protection
     def _take(self, answer: protocol.Answer) -> None:
-        """Take what the server says."""
+        """Handle an answer of the server."""
         match answer:
             case protocol.Watching(id=identifier, position=position):
                 self._note(position)
@@ -238,38 +265,70 @@ class RemoteWatchBus(WatchBus):
                 self._note(answer.position)
                 if identifier in self._feeds:
                     self._feeds[identifier].take_messages(answer)
+                    self._progressed = True
             case protocol.Lagged(id=identifier):
                 self._note(answer.position)
                 if identifier in self._feeds:
-                    loss = WatchLaggedError(answer.missed, answer.position, answer.reason)
-                    self._feeds[identifier].lose(loss)
+                    self._feeds[identifier].lose(answer.loss())
             case protocol.Error(id=identifier) if identifier in self._feeds:
-                self._take_refusal(self._feeds[identifier], protocol.error_of(answer))
+                self._take_refusal(self._feeds[identifier], answer)
             case protocol.Unwatched(id=identifier) if identifier in self._feeds:
                 raise protocol.MalformedFrameError("the end of a watch that was not closed")
             case protocol.Published():
+                self._progressed = True
                 if answer.ids():
                     self._note(answer.ids()[-1])
                 self._calls.take(answer)
             case protocol.LatestMessage(message=protocol.WireMessage(id=position)):
+                self._progressed = True
                 parse_position(position)
                 self._calls.take(answer)
             case protocol.LatestMessage() | protocol.WatchedKeySet() | protocol.Error():
+                self._progressed = True
                 self._calls.take(answer)
 
-    def _take_refusal(self, feed: Feed, error: Exception) -> None:
-        """Take note that the server does not open a watch, or not again."""
+    @enable_ki_protection
+    def _skip(self, frame: protocol.SkippedFrame) -> None:
+        """Handle a frame that was too long to be read: a loss, or an error, for its watch alone."""
+        reason = (
+            f"the server sent a frame of {frame.length} characters, and max_frame_size is"
+            f" {self._options.max_frame_size}: open the bus with a larger one"
+        )
+        _log.warning("%s: %s", self._options.address, reason)
+        if frame.id is None:
+            return
+        feed = self._feeds.get(frame.id)
+        if feed is None:
+            self._calls.fail(frame.id, reason)
+        elif feed.resume is None or frame.position is None:
+            self._abandon(feed, BusUnavailableError(reason))
+        else:
+            feed.skip_to(frame.position)
+            self._progressed = True
+            # How many messages were in it, and so how many more the server may send, is unknown.
+            self._send(protocol.Unwatch(feed.identifier))
+            del self._feeds[feed.identifier]
+            feed.identifier = next(self._identifiers)
+            self._feeds[feed.identifier] = feed
+            self._send(feed.opening())
+
+    def _take_refusal(self, feed: Feed, answer: protocol.Error) -> None:
+        """End a watch that the server does not open, or not again."""
         from ._link import LinkError  # noqa: PLC0415
 
-        if feed.resume is not None and isinstance(error, BusUnavailableError):
-            # With a pause before all is asked for again.
+        error = protocol.error_of(answer)
+        if feed.resume is not None and answer.code in _TRANSIENT:
+            # Connect anew, after a pause, and ask for all watches again.
             raise LinkError(str(error))
-        # No connection opens it again.
+        self._abandon(feed, error)
+
+    def _abandon(self, feed: Feed, error: Exception) -> None:
+        """End a watch that no other connection would open either."""
         del self._feeds[feed.identifier]
         feed.end(error)
 
     def _note(self, position: str) -> None:
-        """Take note that the bus has got to `position`."""
+        """Remember the newest position of the bus."""
         known = self._position
         told = parse_position(position)
         if known is None or known.epoch != told.epoch or known.sequence < told.sequence:
@@ -329,8 +388,8 @@ class RemoteWatchBus(WatchBus):
         await checkpoint_if_cancelled()
         self._check_open()
         feed = Feed(next(self._identifiers), request, self._send, self._forget)
-        self._feeds[feed.identifier] = feed
         try:
+            self._feeds[feed.identifier] = feed
             await self._decide(feed)
         except BaseException:
             feed.watch.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, final
 
 import trio
-from trio.lowlevel import checkpoint_if_cancelled
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from .. import _protocol as protocol
 from .._errors import BusUnavailableError, PublishUnknownError
@@ -98,22 +98,29 @@ class Calls:
         call = _Call(frame, idempotency_key)
         with trio.move_on_after(self._timeout):
             async with self._slots:
-                self._calls[identifier] = call
-                if self._link is not None:
-                    call.send(self._link)
                 try:
+                    self._begin(identifier, call)
                     if self._ending() is None:
                         await call.done.wait()
                 finally:
-                    del self._calls[identifier]
-                    if call.answer is None:
-                        call.leave()
+                    self._finish(identifier, call)
         answer = call.answer
         if isinstance(answer, kind) and (
             not isinstance(answer, protocol.Published) or len(answer.ids()) == count
         ):
             return answer
         raise self._error(call)
+
+    @enable_ki_protection
+    def _begin(self, identifier: int, call: _Call) -> None:
+        self._calls[identifier] = call
+        if self._link is not None:
+            call.send(self._link)
+
+    @enable_ki_protection
+    def _finish(self, identifier: int, call: _Call) -> None:
+        if self._calls.pop(identifier, None) is not None and call.answer is None:
+            call.leave()
 
     def connect(self, link: Link) -> None:
         """Send everything that waits over a new connection."""
@@ -134,8 +141,12 @@ class Calls:
             call.answer = answer
             call.done.set()
 
+    def fail(self, identifier: int, reason: str) -> None:
+        """End a call whose answer cannot be read."""
+        self.take(protocol.Error(id=identifier, code="failed", detail=reason))
+
     def end(self) -> None:
-        """Let all who wait get what `ending` gives."""
+        """Make all calls raise what `ending` returns."""
         for call in self._calls.values():
             call.done.set()
 

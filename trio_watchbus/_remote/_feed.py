@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .. import _protocol as protocol
 from .._core._buffers import LARGE, Budget
@@ -19,7 +20,7 @@ _KEYS_BOUND = 100_000
 """Keys that a watch of overflow kind ``"latest"`` keeps messages of: as many as a bus does."""
 
 _DIGITS = 18
-"""As many as a position's number has at most."""
+"""Digits of a position's number at most."""
 
 
 @final
@@ -70,6 +71,8 @@ class Feed:
         self._forget = forget
         # What comes first, once all of it is there.
         self._history: list[Message] = []
+        # How many messages of the history are in an encoding that is unknown here.
+        self._unreadable = 0
         # What came after a loss that the consumer is yet to be told, that loss included.
         self._waiting: deque[Message | WatchLaggedError] = deque()
         # Where the watch is when its consumer has received all that is in the buffer.
@@ -86,6 +89,7 @@ class Feed:
         request = self.watch.request
         self._dropped = 0
         self._history.clear()
+        self._unreadable = 0
         history = request.history if self.resume is None else 0
         # What room the history leaves is known once it is there.
         self._window = 0 if history else max(0, self._room())
@@ -115,7 +119,7 @@ class Feed:
     # What the server says
 
     def take_opening(self, position: str) -> None:
-        """Take note that the server has opened the watch, and sent everything up to `position`."""
+        """The server has opened the watch, and sent everything up to `position`."""
         told = parse_position(position)
         if self.resume is None:
             self.watch.place = position
@@ -126,53 +130,65 @@ class Feed:
             self._history.clear()
         self.take_position(position)
         self.decided.set()
+        if self._unreadable:
+            self.lose(WatchLaggedError(self._unreadable, position))
+            self._unreadable = 0
         self._settle()
 
     def take_position(self, position: str) -> None:
-        """Take note that the server has sent everything up to `position`.
+        """The server has sent everything up to `position`.
 
         Raises:
             MalformedFrameError: it had sent more before, or that is of another epoch.
         """
         if self.resume is not None:
-            _check_order(self.resume, [], position)
+            _check_order(self.resume, (), position)
         self._advance(position)
 
     def take_messages(self, answer: protocol.Messages) -> None:
-        """Take messages.
+        """Take messages. One in an encoding that is unknown here is a loss in its place.
 
         Raises:
-            MalformedFrameError: nobody asked for them, there are more than there is room for, or
-                they are not in order after what came before.
+            MalformedFrameError: the watch is not open, or there are more messages than it has room
+                for, or they are out of order.
         """
-        messages = [message.message() for message in answer.messages]
-        watch = self.watch
         if self.resume is None:
-            if not watch.request.history:
-                raise protocol.MalformedFrameError("messages of a watch that is not open")
-            for message in messages:
-                parse_position(message.id)
-            self._history += messages
-            self.heard += 1
+            self._take_history(answer)
             return
         if self._replays:
-            self._window -= len(messages)
+            self._window -= len(answer.messages)
             if self._window < 0:
                 raise protocol.MalformedFrameError("more messages than were asked for")
-        _check_order(self.resume, messages, answer.position)
+        _check_order(self.resume, answer.messages, answer.position)
+        watch = self.watch
         watch.advance(self._head)
         watch.dropped += answer.dropped - self._dropped
         self._dropped = answer.dropped
-        for message in messages:
-            if self._waiting:
+        for each in answer.messages:
+            message = each.message()
+            if message is None:
+                self.lose(WatchLaggedError(1, each.id))
+            elif self._waiting:
                 self._keep(message)
             else:
                 (watch.put if len(message.data) <= LARGE else watch.put_counted)(message)
         self._advance(answer.position)
         self._settle()
 
+    def _take_history(self, answer: protocol.Messages) -> None:
+        if not self.watch.request.history:
+            raise protocol.MalformedFrameError("messages of a watch that is not open")
+        for each in answer.messages:
+            parse_position(each.id)
+            message = each.message()
+            if message is None:
+                self._unreadable += 1
+            else:
+                self._history.append(message)
+        self.heard += 1
+
     def lose(self, loss: WatchLaggedError) -> None:
-        """Take note of a loss, of which the consumer is told in its place."""
+        """Tell the consumer of a loss, in its place in the order."""
         if not self._waiting:
             self.watch.fall_behind(0)
         elif isinstance(before := self._waiting[-1], WatchLaggedError):
@@ -182,8 +198,19 @@ class Feed:
         self._advance(loss.position)
         self.watch.wake()
 
+    def skip_to(self, position: str) -> None:
+        """Tell the consumer that an unknown number of messages up to `position` are lost.
+
+        Raises:
+            MalformedFrameError: that is not after what came before.
+        """
+        assert self.resume is not None
+        _check_order(self.resume, (), position)
+        self.lose(WatchLaggedError(None, position))
+
     # What the watch asks for; see `Source`
 
+    @enable_ki_protection
     def refill(self, watch: BufferedWatch) -> None:
         if self._waiting and isinstance(loss := self._waiting[0], WatchLaggedError):
             self._waiting.popleft()
@@ -262,25 +289,30 @@ def parse_position(text: str) -> Position:
         raise protocol.MalformedFrameError(str(error)) from None
 
 
-def _check_order(after: str, messages: list[Message], position: str) -> None:
+def _check_order(after: str, messages: Sequence[protocol.WireMessage], position: str) -> None:
     """Check that `messages` follow `after` and each other, and that `position` is not before them.
 
     Raises:
         MalformedFrameError: they do not, or it is.
     """
     epoch, last, _ = parse_position(after)
-    start = f"{epoch}-"
+    known = None
     for message in messages:
-        # At half the cost of parsing it.
-        number = message.id.removeprefix(start)[:_DIGITS]
-        before, last = last, int(number) if number.isdecimal() else -1
-        if last <= before or message.id != f"{start}{last}":
+        # At half the cost of parsing each: many have the same epoch and branch.
+        start, _, digits = message.id.rpartition("-")
+        if start != known:
+            if parse_position(message.id).epoch != epoch:
+                raise protocol.MalformedFrameError(f"a message at {message.id} after {after}")
+            known = start
+        digits = digits[: _DIGITS + 1]
+        before, last = last, int(digits) if digits.isdecimal() else -1
+        if last <= before or digits != str(last) or len(digits) > _DIGITS:
             raise protocol.MalformedFrameError(
-                f"a message at {message.id[:80]!r} after {start}{before}"
+                f"a message at {message.id[:80]!r} after number {before}"
             )
     told = parse_position(position)
     if told.epoch != epoch or told.sequence < last:
-        raise protocol.MalformedFrameError(f"the position {told} after {start}{last}")
+        raise protocol.MalformedFrameError(f"the position {told} after number {last} of {epoch}")
 
 
 def _joined(first: WatchLaggedError, second: WatchLaggedError) -> WatchLaggedError:

@@ -1,7 +1,4 @@
-"""One connection to a served bus, from its first packet to its last.
-
-The only module that imports trio-websocket.
-"""
+"""One connection to a served bus, from connecting to closing."""
 
 from __future__ import annotations
 
@@ -13,35 +10,17 @@ from dataclasses import dataclass
 from typing import final
 
 import trio
-from trio_websocket import (
-    CloseReason,
-    ConnectionClosed,
-    ConnectionRejected,
-    WebSocketConnection,
-    wrap_client_stream,
-)
-from wsproto.utilities import ProtocolError
+from trio.lowlevel import enable_ki_protection
 
 from .. import _protocol as protocol
 from ._address import Address
+from ._websocket import ClosedError, RefusedError, TooLong, WebSocket, WebSocketError
 
 _GOODBYE_SECONDS = 0.5
-"""How long closing in good order may take; a server that does not answer is left without."""
+"""How long the closing handshake may take; after that the connection is dropped."""
 
-_MAX_FRAME_SIZE = 64 * 1024 * 1024
-"""Bytes of one frame that are accepted, beside what a message of the server's may take."""
-
-_ESCAPED = 6
-"""Bytes that one of data takes at most, as JSON."""
-
-_RECEIVE_SIZE = 256 * 1024
-"""Bytes read from the socket at once: a whole frame of messages."""
-
-_QUEUED_FRAMES = 8
-"""Frames that may wait for the one before to be understood, while more are read."""
-
-_HOPELESS_STATUS = {401: "it wants another token", 403: "it does not allow it"}
-_HOPELESS_CLOSE: dict[int, str] = {
+_PERMANENT_STATUS = {401: "it wants another token", 403: "it does not allow it"}
+_PERMANENT_CLOSE: dict[int | None, str] = {
     protocol.CloseCode.UNAUTHENTICATED: "it wants another token",
     protocol.CloseCode.FORBIDDEN: "it does not allow it",
     protocol.CloseCode.MALFORMED: "it does not understand this client; are both of one version?",
@@ -52,25 +31,26 @@ class LinkError(Exception):
     """A connection could not be made, or has ended.
 
     Attributes:
-        hopeless: whether it is no use to try again.
+        permanent: whether trying again cannot help.
     """
 
-    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+    def __init__(self, reason: str, *, permanent: bool = False) -> None:
         super().__init__(reason)
-        self.hopeless = hopeless
+        self.permanent = permanent
 
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """How connections are made and watched over.
+    """How connections are made and monitored.
 
     Attributes:
-        address: where to.
+        address: the server's.
         headers: further headers of the request; a secret may be among them.
-        ssl_context: for TLS; None where the address is spoken to without.
-        connect_timeout: seconds until the server has to have said its first word.
-        heartbeat: seconds of silence after which the server is asked whether it is there.
-        heartbeat_timeout: seconds that it may take to answer.
+        ssl_context: for TLS; None for an address without.
+        connect_timeout: seconds until the server's hello has to be there.
+        heartbeat: seconds of silence after which the client pings.
+        heartbeat_timeout: seconds that the server then has to say something.
+        max_frame_size: characters of one frame of the server that are read.
     """
 
     address: Address
@@ -79,6 +59,7 @@ class LinkOptions:
     connect_timeout: float
     heartbeat: float
     heartbeat_timeout: float
+    max_frame_size: int
 
     def __repr__(self) -> str:
         return f"<LinkOptions for {self.address}>"
@@ -86,10 +67,10 @@ class LinkOptions:
 
 @final
 class Link:
-    """One connection: frames out by `send`, answers in by what `run` is given.
+    """One connection: frames out by `send`, answers in by the callbacks of `run`.
 
-    One task sends, and no send is ever cancelled but by the end of the connection: half a frame
-    would spoil all that follow.
+    One task sends, and only the end of the connection cancels a send: half a frame would corrupt
+    all that follow.
     """
 
     def __init__(self, options: LinkOptions) -> None:
@@ -98,13 +79,14 @@ class Link:
         self._wake = trio.Event()
         self._goodbye = trio.Event()
 
+    @enable_ki_protection
     def send(self, frame: str) -> None:
-        """Have `frame` sent after those before it."""
+        """Queue `frame` for sending."""
         self._outbox.append(frame)
         self._wake.set()
 
     def withdraw(self, frame: str) -> bool:
-        """Have `frame` not sent; return whether that is still possible."""
+        """Take `frame` out of the queue; return whether it was still there."""
         try:
             self._outbox.remove(frame)
         except ValueError:
@@ -112,46 +94,51 @@ class Link:
         return True
 
     def close(self) -> None:
-        """Have the connection closed in good order; `run` returns then, within half a second."""
+        """Begin the closing handshake; `run` returns within half a second."""
         self._goodbye.set()
 
     async def run(
-        self, greet: Callable[[protocol.Hello], None], take: Callable[[protocol.Answer], None]
+        self,
+        greet: Callable[[protocol.Hello], None],
+        take: Callable[[protocol.Answer], None],
+        skip: Callable[[protocol.SkippedFrame], None],
     ) -> None:
         """Connect, and hand on what the server says, until `close` was called.
 
         Args:
-            greet: gets the server's first word, once the connection stands.
+            greet: gets the server's hello, once connected.
             take: gets each answer that follows.
+            skip: gets what is known of each frame that was too long to be read.
 
         Raises:
             LinkError: the connection could not be made, or has ended.
         """
         deadline = trio.current_time() + self._options.connect_timeout
-        with self._in_time(deadline):
-            socket = await self._open_stream()
-        stream = _AttentiveStream(socket)
+        socket = None
         try:
+            with self._in_time(deadline):
+                socket = await self._open_stream()
+            stream = _MonitoredStream(socket)
+            websocket = WebSocket(stream, self._options.max_frame_size)
             async with trio.open_nursery() as nursery:
                 with self._in_time(deadline):
-                    websocket = await self._shake_hands(nursery, stream)
-                    hello = await _first_word(websocket)
-                    # It wants to be told before the server could say it.
-                    websocket._max_message_size += _ESCAPED * hello.max_message_size
-                    greet(hello)
+                    await self._open_websocket(nursery, websocket, stream)
+                    greet(await _receive_hello(websocket))
                 nursery.start_soon(self._send_all, websocket)
-                nursery.start_soon(self._watch_over, stream)
-                nursery.start_soon(self._close_when_told, websocket)
-                await self._receive_all(websocket, take)
+                nursery.start_soon(self._monitor, stream)
+                nursery.start_soon(self._close_when_told, websocket, nursery.cancel_scope)
+                await self._receive_all(websocket, take, skip)
                 nursery.cancel_scope.cancel()
+        except _EXPECTED as error:
+            raise _explained(error) from None
         except BaseExceptionGroup as group:
-            # During the handshake, trio-websocket fails in more ways than it means to.
-            told, others = group.split(_EXPECTED if stream.open else Exception)
-            if told is None or others is not None:
+            expected, others = group.split(_EXPECTED)
+            if expected is None or others is not None:
                 raise
-            raise _explained(told) from None
+            raise _explained(expected) from None
         finally:
-            await trio.aclose_forcefully(socket)
+            if socket is not None:
+                await _drop(socket)
 
     @contextmanager
     def _in_time(self, deadline: float) -> Iterator[None]:
@@ -169,114 +156,118 @@ class Link:
             raise LinkError(_reason(error)) from None
         if self._options.ssl_context is None:
             return stream
-        secured = trio.SSLStream(
-            stream,
-            self._options.ssl_context,
-            server_hostname=address.host,
-            https_compatible=True,
-        )
         try:
+            secured = trio.SSLStream(
+                stream,
+                self._options.ssl_context,
+                server_hostname=address.host,
+                https_compatible=True,
+            )
             await secured.do_handshake()
         except BaseException as error:
-            await trio.aclose_forcefully(secured)
+            await _drop(stream)
             if isinstance(error, trio.BrokenResourceError):
                 raise LinkError(f"no TLS: {error.__cause__ or error}") from None
             raise
         return secured
 
-    async def _shake_hands(
-        self, nursery: trio.Nursery, stream: _AttentiveStream
-    ) -> WebSocketConnection:
-        websocket = await wrap_client_stream(
-            nursery,
-            stream,  # type: ignore[arg-type]
-            self._options.address.authority,
-            self._options.address.resource,
-            subprotocols=[protocol.SUBPROTOCOL],
-            extra_headers=[*self._options.headers],
-            message_queue_size=_QUEUED_FRAMES,
-            max_message_size=_MAX_FRAME_SIZE,
-            receive_buffer_size=_RECEIVE_SIZE,
-        )
-        if websocket.subprotocol != protocol.SUBPROTOCOL:
-            raise LinkError(f"it does not speak {protocol.SUBPROTOCOL}")
-        stream.open = True
-        return websocket
+    async def _open_websocket(
+        self, nursery: trio.Nursery, websocket: WebSocket, stream: _MonitoredStream
+    ) -> None:
+        try:
+            await websocket.open(
+                nursery,
+                self._options.address.authority,
+                self._options.address.resource,
+                [*self._options.headers],
+                protocol.SUBPROTOCOL,
+            )
+        except WebSocketError:
+            if stream.broken is not None:
+                raise LinkError(f"it broke the connection off: {stream.broken}") from None
+            raise
 
-    async def _send_all(self, websocket: WebSocketConnection) -> None:
+    @enable_ki_protection
+    async def _send_all(self, websocket: WebSocket) -> None:
         # Whoever receives notices too that the connection has ended, and says why.
-        with suppress(ConnectionClosed, ProtocolError):
+        with suppress(ClosedError):
             while True:
                 while not self._outbox:
                     self._wake = trio.Event()
                     await self._wake.wait()
-                await websocket.send_message(self._outbox.popleft())
+                await websocket.send(self._outbox.popleft())
 
     async def _receive_all(
-        self, websocket: WebSocketConnection, take: Callable[[protocol.Answer], None]
+        self,
+        websocket: WebSocket,
+        take: Callable[[protocol.Answer], None],
+        skip: Callable[[protocol.SkippedFrame], None],
     ) -> None:
         while True:
             try:
-                frame = await websocket.get_message()
-            except ConnectionClosed:
+                frame = await websocket.receive()
+            except ClosedError:
                 if self._goodbye.is_set():
                     return
                 raise
-            take(_parse(frame))
+            if isinstance(frame, TooLong):
+                skip(protocol.parse_skipped(frame.length, frame.start, frame.end))
+            else:
+                answer = _parse(frame)
+                if answer is not None:
+                    take(answer)
 
-    async def _watch_over(self, stream: _AttentiveStream) -> None:
-        """Ask whether the server is there when it is silent, and give up when it stays so."""
+    @enable_ki_protection
+    async def _monitor(self, stream: _MonitoredStream) -> None:
+        """Ping the server when it is silent, and fail when it stays so."""
         while True:
-            due = stream.heard + self._options.heartbeat
+            due = stream.last_received + self._options.heartbeat
             if trio.current_time() < due:
                 await trio.sleep_until(due)
                 continue
             self.send(protocol.encode(protocol.Ping()))
             with trio.move_on_after(self._options.heartbeat_timeout) as patience:
-                await stream.next_word()
+                await stream.received()
             if patience.cancelled_caught:
-                silence = trio.current_time() - stream.heard
+                silence = trio.current_time() - stream.last_received
                 raise LinkError(f"nothing was heard for {silence:.1f} seconds")
 
-    async def _close_when_told(self, websocket: WebSocketConnection) -> None:
+    @enable_ki_protection
+    async def _close_when_told(self, websocket: WebSocket, scope: trio.CancelScope) -> None:
         await self._goodbye.wait()
         with trio.move_on_after(_GOODBYE_SECONDS):
-            await websocket.aclose()
+            await websocket.close()
+        scope.cancel()
 
 
 @final
-class _AttentiveStream(trio.abc.Stream):
-    """A stream that knows when something came, and fails when it ends before it is open.
-
-    A WebSocket connection waits for ever where the stream ends during its handshake.
+class _MonitoredStream(trio.abc.Stream):
+    """A stream that knows when something was received.
 
     Attributes:
-        heard: the time, on Trio's clock, at which something came.
-        open: whether the handshake is over.
+        last_received: the time of that, on Trio's clock.
+        broken: what broke it, if anything did.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self.heard = trio.current_time()
-        self.open = False
-        self._awaited = trio.Event()
+        self.last_received = trio.current_time()
+        self.broken: BaseException | None = None
+        self._event = trio.Event()
 
-    async def next_word(self) -> None:
-        """Return when something comes."""
-        self._awaited = trio.Event()
-        await self._awaited.wait()
+    async def received(self) -> None:
+        """Wait until something is received."""
+        self._event = trio.Event()
+        await self._event.wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         try:
             data = await self._stream.receive_some(max_bytes)
         except trio.BrokenResourceError as error:
-            if self.open:
-                raise
-            raise LinkError(f"it broke the connection off: {error.__cause__ or error}") from None
-        if not data and not self.open:
-            raise LinkError("it closed the connection without an answer")
-        self.heard = trio.current_time()
-        self._awaited.set()
+            self.broken = error.__cause__ or error
+            raise
+        self.last_received = trio.current_time()
+        self._event.set()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -287,58 +278,61 @@ class _AttentiveStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-        if not self.open:
-            raise LinkError("it does not answer as a WebSocket server does")
+
+
+@enable_ki_protection
+async def _drop(stream: trio.abc.Stream) -> None:
+    """Close a stream at once."""
+    await trio.aclose_forcefully(stream)
 
 
 _EXPECTED = (
     LinkError,
-    ConnectionClosed,
-    ConnectionRejected,
-    ProtocolError,
+    WebSocketError,
     protocol.MalformedFrameError,
 )
 
 
-async def _first_word(websocket: WebSocketConnection) -> protocol.Hello:
-    hello = _parse(await websocket.get_message())
+async def _receive_hello(websocket: WebSocket) -> protocol.Hello:
+    frame = await websocket.receive()
+    hello = None if isinstance(frame, TooLong) else _parse(frame)
     if not isinstance(hello, protocol.Hello):
-        raise protocol.MalformedFrameError("it does not begin with its greeting")
+        raise protocol.MalformedFrameError("its first frame is not a hello")
     return hello
 
 
-def _parse(frame: str | bytes) -> protocol.Answer:
+def _parse(frame: str | bytes) -> protocol.Answer | None:
     if isinstance(frame, bytes):
         raise protocol.MalformedFrameError("a binary frame")
     return protocol.parse_answer(frame)
 
 
-def _explained(group: BaseExceptionGroup[BaseException]) -> LinkError:
-    """Return what the first of a connection's errors means."""
-    error: BaseException = group
+def _explained(error: BaseException) -> LinkError:
+    """Return the connection error that the first of `error` means."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
         case LinkError():
             return error
-        case ConnectionRejected(status_code=404):
+        case RefusedError(status=404):
             return LinkError("no bus is served at this path (HTTP status 404)")
-        case ConnectionRejected(status_code=status):
-            hopeless = _HOPELESS_STATUS.get(status)
+        case RefusedError(status=status):
+            permanent = _PERMANENT_STATUS.get(status)
             return LinkError(
-                f"{hopeless or 'it refuses'} (HTTP status {status})", hopeless=hopeless is not None
+                f"{permanent or 'it refuses'} (HTTP status {status})",
+                permanent=permanent is not None,
             )
-        case ConnectionClosed(reason=CloseReason(code=code, reason=said)):
-            hopeless = _HOPELESS_CLOSE.get(code)
-            return LinkError(
-                f"{hopeless or 'it closed the connection'} (WebSocket code {code}, {said!r})",
-                hopeless=hopeless is not None,
-            )
-        case ConnectionClosed():
+        case ClosedError(code=None):
             return LinkError("the connection was closed")
-        case protocol.MalformedFrameError() | ProtocolError():
+        case ClosedError(code=code, reason=said):
+            permanent = _PERMANENT_CLOSE.get(code)
+            return LinkError(
+                f"{permanent or 'it closed the connection'} (WebSocket code {code}, {said!r})",
+                permanent=permanent is not None,
+            )
+        case protocol.MalformedFrameError():
             return LinkError(f"what it said makes no sense: {error}")
-    return LinkError("it does not answer as a WebSocket server does")
+    return LinkError(str(error))
 
 
 def _reason(error: OSError) -> str:

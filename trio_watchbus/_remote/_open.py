@@ -13,6 +13,9 @@ from .._errors import check_trio_runs, raise_what_ended
 from ._address import Address
 from ._bus import RemoteWatchBus
 
+_LEAST_FRAME_SIZE = 65_536
+"""Characters that every frame but those of messages fits into."""
+
 _TOKEN = re.compile("[!-~]+", re.ASCII)
 
 
@@ -21,10 +24,11 @@ def open_remote_watchbus(
     *,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    publish_timeout: float = 15.0,
+    timeout: float = 15.0,
     connect_timeout: float = 10.0,
     heartbeat: float = 15.0,
     heartbeat_timeout: float = 10.0,
+    max_frame_size: int = 8 * 1024 * 1024,
 ) -> AbstractAsyncContextManager[RemoteWatchBus]:
     """Return a bus that is served elsewhere, to be entered with ``async with``.
 
@@ -45,16 +49,22 @@ def open_remote_watchbus(
         token: sent as a bearer token, for a proxy or an app in front of the routes: `serve` and
             ``watchbus serve`` check none. Shown nowhere.
         ssl_context: for ``https`` and ``wss``; `ssl.create_default_context` makes one otherwise.
-        publish_timeout: seconds that a publish may take over all attempts, above 0; also the
-            limit for opening a watch, for the next part of its history, and for queries. Longer
-            than a bus over Redis takes to say that it did nothing, which nobody else can tell.
+        timeout: seconds that a publish may take over all attempts, above 0; also the limit for
+            opening a watch, for the next part of its history, and for queries. The default is
+            longer than a bus over Redis needs to report that it stored nothing.
         connect_timeout: seconds within which a connection must be established, above 0.
-        heartbeat: seconds of silence after which the server is asked whether it is there, above 0.
-        heartbeat_timeout: seconds that it has to say something then, above 0, before the
+        heartbeat: seconds of silence after which the client pings the server, above 0.
+        heartbeat_timeout: seconds that the server then has to send something, above 0, before the
             connection counts as lost.
+        max_frame_size: characters of one frame of the server that are read, at least 65536. A
+            watch whose messages come in a longer one raises `WatchLaggedError` and goes on after
+            them. A message may take six times its size on the wire, and a server whose
+            ``max_message_size`` is not raised sends no frame longer than the default. Memory and
+            the longest step of the event loop grow with it: at 8 MiB, about 50 MiB and 50 ms where
+            a frame is full of tiny messages.
 
     Raises:
-        ImportError: trio-websocket is not installed.
+        ImportError: wsproto is not installed.
         TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range, or the URL is not that of a served bus.
         BusUnavailableError: on entering: the server cannot be reached, or refuses; it says what.
@@ -63,7 +73,7 @@ def open_remote_watchbus(
         from ._link import LinkOptions  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ImportError(
-            "a remote bus needs trio-websocket: pip install 'trio-watchbus[client]'"
+            "a remote bus needs wsproto: pip install 'trio-watchbus[client]'"
         ) from error
     if not isinstance(url, str):
         raise TypeError(f"a bus URL is a str, not {type(url).__name__}")
@@ -71,13 +81,17 @@ def open_remote_watchbus(
     if ssl_context is not None and not address.tls:
         raise ValueError("ssl_context is for https:// and wss:// URLs")
     for name, seconds in (
-        ("publish_timeout", publish_timeout),
+        ("timeout", timeout),
         ("connect_timeout", connect_timeout),
         ("heartbeat", heartbeat),
         ("heartbeat_timeout", heartbeat_timeout),
     ):
         if not seconds > 0:
             raise ValueError(f"{name} must be above 0 s, not {seconds}")
+    if max_frame_size < _LEAST_FRAME_SIZE:
+        raise ValueError(
+            f"max_frame_size must be at least {_LEAST_FRAME_SIZE}, not {max_frame_size}"
+        )
     options = LinkOptions(
         address=address,
         headers=() if token is None else ((b"Authorization", _bearer(token)),),
@@ -85,8 +99,9 @@ def open_remote_watchbus(
         connect_timeout=connect_timeout,
         heartbeat=heartbeat,
         heartbeat_timeout=heartbeat_timeout,
+        max_frame_size=max_frame_size,
     )
-    return _opened(RemoteWatchBus(options, publish_timeout))
+    return _opened(RemoteWatchBus(options, timeout))
 
 
 @asynccontextmanager

@@ -37,10 +37,8 @@ a ``yield``, not after an ``await``."""
 _BEGINS = {"GET_AWAITABLE", "GET_ITER", "GET_AITER", "BEFORE_WITH", "BEFORE_ASYNC_WITH"}
 """What follows a call that made a coroutine or a generator, which runs no C function."""
 
-_DEPTH = 2
-"""How deep in other code, called from what is interrupted, functions are interrupted as they begin:
-`trio.lowlevel.wait_task_rescheduled`, as a task is about to park, and what that calls when the task
-was woken."""
+_PARKS: frozenset[CodeType] = frozenset({trio.lowlevel.wait_task_rescheduled.__code__})
+"""What parks a task: what it calls, before it parks and once it was woken, is interrupted too."""
 
 _CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
 
@@ -271,12 +269,14 @@ class _Interrupter(trio.abc.Instrument):
         return _FrameTracer(self, places)
 
     def _nearest(self, frame: FrameType) -> FrameType | None:
-        """Return this frame or its near caller, if that is of code which is interrupted."""
-        nearest: FrameType | None = frame
-        for _ in range(_DEPTH + 1):
-            if nearest is None or self._files.has(nearest.f_code.co_filename):
-                return nearest
-            nearest = nearest.f_back
+        """Return this frame or its caller, if that is of code which is interrupted."""
+        if self._files.has(frame.f_code.co_filename):
+            return frame
+        caller = frame.f_back
+        if caller is not None and caller.f_code in _PARKS:
+            caller = caller.f_back
+        if caller is not None and self._files.has(caller.f_code.co_filename):
+            return caller
         return None
 
 

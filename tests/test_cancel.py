@@ -19,6 +19,7 @@ import trio
 from naive import received_now
 from redis_bus.servers import RedisServer, binaries, fake_client, running
 from served import SECONDS, served, until
+from trio_watchbus.web._routes import WatchBusBlueprint
 
 from trio_watchbus import (
     InMemoryWatchBus,
@@ -34,10 +35,10 @@ from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left, cancel_everywhere
 from trio_watchbus.web._app import app_of
 from trio_watchbus.web._client import CLIENT
-from trio_watchbus.web._connection import CloseConnection
 from trio_watchbus.web._options import WebOptions
-from trio_watchbus.web._routes import WatchBusBlueprint
 from trio_watchbus.web._session import serve_session
+from trio_watchbus.web._watches import Openings
+from trio_watchbus.web._websocket import CloseConnection
 
 
 async def cancel_a_bus_everywhere(
@@ -301,7 +302,7 @@ async def test_a_session_of_watchbus_v1() -> None:
         start = bus.position
         peer = SessionPeer(start)
         with suppress(CloseConnection):
-            await serve_session(bus, peer, WebOptions(), encode_message)
+            await serve_session(bus, peer, WebOptions(), encode_message, Openings())
 
     async def nothing_left_or_half_done() -> None:
         statistics = bus.statistics()

@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
+import trio
+
 from trio_watchbus import InvalidKeyError, InvalidPositionError, Message
 from trio_watchbus._core._trie import PrefixTrie
 from trio_watchbus._keys import check_key, check_prefix
@@ -27,9 +29,9 @@ from trio_watchbus._protocol import (
     parse_request,
 )
 from trio_watchbus._redis._layout import read_log, read_stream
-from trio_watchbus.web._batch import parse_batch
+from trio_watchbus.web._answer import Refusal
+from trio_watchbus.web._publish import parse_batch
 from trio_watchbus.web._query import parse_publish_query, parse_stream_query
-from trio_watchbus.web._refusal import Refusal
 from trio_watchbus.web._sse import json_event, raw_event
 
 Target = Callable[[bytes], None]
@@ -122,7 +124,7 @@ def publication(data: bytes) -> None:
 def batch(data: bytes) -> None:
     """A batch is refused with the line named, or each of its messages can be published."""
     try:
-        messages = parse_batch(data, max_messages=10, max_message_size=MAX_MESSAGE_SIZE)
+        messages = trio.run(parse_batch, data, 10, MAX_MESSAGE_SIZE)
     except Refusal as refusal:
         if (refusal.status, "line" in refusal.detail) not in ((400, True), (413, False)):
             raise

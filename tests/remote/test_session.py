@@ -19,9 +19,10 @@ from trio_watchbus import (
     Retention,
 )
 from trio_watchbus._protocol import encode_message
-from trio_watchbus.web._connection import CloseConnection
 from trio_watchbus.web._options import WebOptions
 from trio_watchbus.web._session import serve_session
+from trio_watchbus.web._watches import Openings
+from trio_watchbus.web._websocket import CloseConnection
 
 
 class Peer:
@@ -84,7 +85,7 @@ async def session(
 
     async def serve() -> None:
         try:
-            await serve_session(bus, peer, options or WebOptions(), encode_message)
+            await serve_session(bus, peer, options or WebOptions(), encode_message, Openings())
         except CloseConnection as closing:
             peer.closed = closing
 
@@ -514,7 +515,7 @@ async def test_a_connection_that_is_too_much_for_its_transport_is_closed_as_that
 
     peer = Refusing(10)
     with pytest.raises(CloseConnection) as caught:
-        await serve_session(InMemoryWatchBus(), peer, WebOptions(), encode_message)
+        await serve_session(InMemoryWatchBus(), peer, WebOptions(), encode_message, Openings())
     assert caught.value.code == 1009
 
 

@@ -6,12 +6,18 @@ import base64
 import json
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_watchbus.abc import Publication
-from trio_watchbus.web._batch import parse_batch
-from trio_watchbus.web._refusal import Refusal
+from trio_watchbus.web._answer import Refusal
+from trio_watchbus.web._publish import parse_batch as parse_batch_in_steps
+
+
+def parse_batch(body: bytes, max_messages: int, max_message_size: int) -> list[Publication]:
+    return trio.run(parse_batch_in_steps, body, max_messages, max_message_size)
+
 
 KEYS = st.text(
     alphabet=st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50

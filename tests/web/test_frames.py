@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
-from trio_watchbus.web._frames import frame_of
+from trio_watchbus.web._websocket import frame_of
 
 
 def frame_by_wsproto(message: str | bytes) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from trio_watchbus import InvalidKeyError, InvalidPositionError
 from trio_watchbus._protocol import MAX_HISTORY
+from trio_watchbus.web._answer import Refusal
 from trio_watchbus.web._query import parse_publish_query, parse_stream_query
-from trio_watchbus.web._refusal import Refusal
 
 KEYS = st.text(
     alphabet=st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=100

@@ -8,8 +8,8 @@ import trio
 import trio.testing
 
 from trio_watchbus import InMemoryWatchBus, Message
+from trio_watchbus.abc import WatchRequest
 from trio_watchbus.web._drain import Drain
-from trio_watchbus.web._query import parse_stream_query
 from trio_watchbus.web._raw import serve_raw
 
 
@@ -34,13 +34,13 @@ class Client:
 async def test_what_waits_is_sent_in_chunks_of_bounded_size() -> None:
     """Large messages that wait are not joined into one piece for each client."""
     client = Client()
-    query = parse_stream_query(b"key=k", None, 10)
 
     def encode(message: Message) -> bytes:
         return message.data
 
     async with InMemoryWatchBus() as bus, trio.open_nursery() as nursery:
-        nursery.start_soon(serve_raw, bus, cast("Any", client), query, encode, Drain())
+        watch = await bus.open_watch(WatchRequest(["k"], []))
+        nursery.start_soon(serve_raw, watch, encode, Drain(), cast("Any", client))
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(20):
             bus.publish_nowait("k", bytes(100_000))

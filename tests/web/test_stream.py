@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -15,7 +15,19 @@ from trio_watchbus import InMemoryWatchBus, Message, Retention
 from trio_watchbus.web._drain import Drain
 from trio_watchbus.web._query import StreamQuery
 from trio_watchbus.web._sse import raw_event
-from trio_watchbus.web._stream import EventStream
+from trio_watchbus.web._stream import EventStream, open_stream
+from trio_watchbus.web._watches import Openings
+
+
+async def opened(
+    bus: InMemoryWatchBus,
+    query: StreamQuery,
+    encode: Callable[[Message], bytes] = raw_event,
+    drain: Drain | None = None,
+) -> EventStream:
+    return await open_stream(
+        bus, query, encode, drain or Drain(), 15, Openings(), trio.StrictFIFOLock()
+    )
 
 
 @asynccontextmanager
@@ -30,7 +42,7 @@ async def streaming(
     """A stream of the key ``a``, whose opening was read."""
     watches = bus.statistics().watches
     query = StreamQuery(["a"], [], after, history, json=False)
-    async with EventStream(bus, query, encode, drain or Drain(), 15) as stream:
+    with closing(await opened(bus, query, encode, drain)) as stream:
         assert (await anext(stream)).startswith(b"retry: ")
         yield stream
     assert bus.statistics().watches == watches
@@ -96,7 +108,7 @@ async def test_history_has_no_id_before_its_last_message() -> None:
         bus.publish_nowait("a", data)
     position = bus.publish_nowait("other", b"")
     query = StreamQuery(["a"], [], None, 2, json=False)
-    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+    with closing(await opened(bus, query)) as stream:
         assert b"id:" not in await anext(stream)
         live = bus.publish_nowait("a", b"3")
         assert await anext(stream) == f"data: 1\n\nid: {position}\ndata: 2\n\n".encode()
@@ -108,7 +120,7 @@ async def test_no_history_is_no_reason_to_lack_an_id() -> None:
     bus = InMemoryWatchBus()
     position = bus.publish_nowait("other", b"")
     query = StreamQuery(["a"], [], None, 2, json=False)
-    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+    with closing(await opened(bus, query)) as stream:
         assert (await anext(stream)).endswith(f"id: {position}\n\n".encode())
 
 
@@ -125,7 +137,7 @@ async def test_a_position_that_is_lost_again_while_it_is_being_resumed() -> None
 
     bus.open_watch = overtaken  # type: ignore[method-assign]
     query = StreamQuery(["a"], [], "other-1", 0, json=False)
-    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
+    with closing(await opened(bus, query)) as stream:
         assert b'data: {"reason":"epoch","missed":null}' in await anext(stream)
         bus.publish_nowait("a", b"new")
         assert (await anext(stream)).endswith(b"data: new\n\n")
@@ -173,12 +185,66 @@ async def test_a_bus_that_failed_for_good_ends_the_stream() -> None:
         assert b'event: end\ndata: {"reason":"failed"}' in await anext(stream)
 
 
-async def test_a_bus_that_is_closed_already() -> None:
-    """The stream says that there is nothing, and when to come back."""
+async def test_a_bus_that_is_closed_already_opens_no_stream() -> None:
+    """That is told before a stream begins, so that it is a status and never a success."""
     bus = InMemoryWatchBus()
     bus.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await opened(bus, StreamQuery(["a"], [], None, 0, json=False))
+
+
+async def test_a_stream_whose_client_ended_its_side_says_something_at_once() -> None:
+    """A client that has gone answers that with a reset."""
+    bus = InMemoryWatchBus()
+    async with streaming(bus) as stream, trio.open_nursery() as nursery:
+        chunks = []
+
+        async def wait() -> None:
+            chunks.append(await anext(stream))
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        stream.ask_client()
+        await wait_all_tasks_blocked()
+        assert chunks == [f"id: {bus.position}\n\n".encode()]
+
+
+async def test_streams_with_much_to_send_take_turns() -> None:
+    """Any number of them take one chunk in each round of the loop, and others run between."""
+    bus = InMemoryWatchBus()
+    encoded = 0
+    most = 0
+
+    def encode(message: Message) -> bytes:
+        nonlocal encoded
+        encoded += 1
+        return raw_event(message)
+
+    turn = trio.StrictFIFOLock()
     query = StreamQuery(["a"], [], None, 0, json=False)
-    async with EventStream(bus, query, raw_event, Drain(), 15) as stream:
-        assert b'event: end\ndata: {"reason":"unavailable"}' in await anext(stream)
-        with pytest.raises(StopAsyncIteration):
+    received = [0] * 50
+
+    async def read(number: int) -> None:
+        stream = await open_stream(bus, query, encode, Drain(), 15, Openings(), turn)
+        with closing(stream):
             await anext(stream)
+            begun.release()
+            while received[number] < 1000:
+                received[number] += (await anext(stream)).count(b"data:")
+
+    begun = trio.Semaphore(0)
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(read, number)
+        for _ in range(50):
+            await begun.acquire()
+        for _ in range(1000):
+            bus.publish_nowait("a", b"x")
+        # In the first round each takes what it may without its turn.
+        await trio.lowlevel.checkpoint()
+        while min(received) < 1000:
+            before = encoded
+            await trio.lowlevel.checkpoint()
+            most = max(most, encoded - before)
+    assert encoded == 50 * 1000
+    assert most <= 50 * 16 + 2 * 128

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 try:
-    from ._app import create_app
     from ._options import ServerOptions, WebOptions
-    from ._routes import drain, watchbus_blueprint
+    from ._quart import create_app, drain, watchbus_blueprint
     from ._server import serve
 except ModuleNotFoundError as _error:
     raise ImportError(

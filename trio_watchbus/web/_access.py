@@ -1,19 +1,21 @@
-"""Which hosts and origins a request may name.
+"""Which hosts, origins and pages may use the server.
 
-Neither Quart nor hypercorn looks at them. Without a look at ``Host``, a page elsewhere reads
-everything from a server that only listens on loopback, by pointing its own name there; without
-one at ``Origin``, it does so over WebSocket, which knows no other bounds, or publishes.
+Neither Quart nor hypercorn checks them. Without a check of ``Host``, a page elsewhere reads
+everything from a server that listens on loopback alone, by pointing its own name there. Without
+one of ``Origin``, it does so over WebSocket, which knows no same-origin policy, or publishes. And
+a request that a page makes without CORS, as for an image, names no origin: ``Sec-Fetch-Site``
+alone tells that it is one.
 """
 
 from __future__ import annotations
 
-from typing import Any, final
-from urllib.parse import urlsplit
+from functools import lru_cache
+from typing import final
 
-from quart import Request, Response
-
+from ._answer import Refusal
+from ._hosts import Authority, Origin, parse_authority, parse_origin, plain_host
 from ._options import WebOptions
-from ._refusal import Refusal
+from ._request import Request
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -23,69 +25,83 @@ _PREFLIGHT = {
     "Access-Control-Max-Age": "600",
 }
 
+# Most requests of a server name the same few.
+_authority_of = lru_cache(256)(parse_authority)
+_origin_of = lru_cache(256)(parse_origin)
+
 
 @final
 class AccessPolicy:
-    """Which hosts and origins are allowed."""
+    """Which hosts, origins and pages are allowed."""
 
     def __init__(self, options: WebOptions) -> None:
         # An address of IPv6 may be in brackets, as it is in the header.
-        self._hosts = _LOOPBACK | {host.strip("[]").lower() for host in options.allowed_hosts}
-        self._origins = frozenset(origin.lower() for origin in options.allowed_origins)
+        self._hosts = _LOOPBACK | {plain_host(host.strip("[]")) for host in options.allowed_hosts}
+        self._origins = frozenset(parse_origin(origin) for origin in options.allowed_origins)
 
-    def check(self, host: str, origin: str | None, server: tuple[str, Any] | None) -> None:
-        """Return if a request may be served.
+    def check(self, request: Request, *, is_websocket: bool = False) -> None:
+        """Return if `request` may be served; costs nothing that grows.
 
         Args:
-            host: its header ``Host``, or nothing.
-            origin: its header ``Origin``, if any.
-            server: address and port that it came to, if they are known.
+            request: the request.
+            is_websocket: whether it is for a WebSocket.
 
         Raises:
-            Refusal: its host or origin is not allowed.
+            Refusal: its host or origin is not allowed, or a page elsewhere made it.
         """
-        name = _host_name(host)
-        # A page cannot have the browser name an address that it is not at, only a name of its own.
-        if name not in self._hosts and (server is None or name != server[0]):
+        headers = request.headers
+        host = _authority_of(headers.get("host", ""))
+        # A page can point only names at this server, never an address that it is not at.
+        if host is None or not (
+            host.host in self._hosts
+            or (request.server is not None and host.host == plain_host(request.server[0]))
+        ):
             raise Refusal(
                 403,
                 "host_not_allowed",
                 "this server does not go by that name (header Host); allow it with allowed_hosts"
                 " (--allowed-host)",
             )
-        if origin is not None and not self._is_same(origin, host):
-            self._check_foreign(origin)
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin is not None:
+            self._check_origin(_origin_of(origin), host)
+        elif site not in (None, "none", "same-origin"):
+            raise Refusal(
+                403,
+                "origin_not_allowed",
+                "this request comes from a page elsewhere (header Sec-Fetch-Site) that does not"
+                " name its origin; request it with CORS",
+            )
+        elif (
+            "cookie" in headers
+            and site != "same-origin"
+            and (is_websocket or request.method not in ("GET", "HEAD", "OPTIONS"))
+        ):
+            raise Refusal(
+                403,
+                "origin_not_allowed",
+                "a request with a cookie that changes something or opens a WebSocket needs the"
+                " header Origin, so that a page elsewhere cannot make it in a user's name",
+            )
 
-    def add_headers(self, request: Request, response: Response) -> None:
-        """Let a page of an allowed origin read `response`."""
-        if not self._origins:
-            return
-        response.vary.add("Origin")
-        origin = request.headers.get("Origin")
-        if origin is not None and origin.lower() in self._origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            if request.method == "OPTIONS":
-                response.headers.update(_PREFLIGHT)
+    def headers(self, request: Request) -> dict[str, str]:
+        """Return the headers of the answer to `request` that say which pages may read it."""
+        # Pages elsewhere do not get it as an image or script either, even if nobody refused it.
+        headers = {"Cross-Origin-Resource-Policy": "same-origin"}
+        if self._origins:
+            headers["Vary"] = "Origin"
+            origin = request.headers.get("origin")
+            if origin is not None and _origin_of(origin) in self._origins:
+                headers["Access-Control-Allow-Origin"] = origin
+                if request.method == "OPTIONS":
+                    headers |= _PREFLIGHT
+        return headers
 
-    def _check_foreign(self, origin: str) -> None:
-        if origin.lower() not in self._origins:
+    def _check_origin(self, origin: Origin | None, host: Authority) -> None:
+        if origin is None or not (origin.is_of(host) or origin in self._origins):
             raise Refusal(
                 403,
                 "origin_not_allowed",
                 "pages of that origin may not use this server; allow it with allowed_origins"
                 " (--allowed-origin)",
             )
-
-    @staticmethod
-    def _is_same(origin: str, host: str) -> bool:
-        # The scheme is not compared: behind a proxy that ends TLS, only the page's is https.
-        _, _, netloc = origin.partition("://")
-        return netloc.lower() == host.lower()
-
-
-def _host_name(host: str) -> str:
-    """Return the name or address in a ``Host`` header, without its port; empty if it is not one."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""

@@ -1,4 +1,4 @@
-"""The connection of one client, between hypercorn and the socket."""
+"""The connection of one client: what HTTP is spoken over, ours or hypercorn's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, final
 
 import trio
 
+from ._answer import Refusal
+from ._budget import Budget, Hold
+
 _MAX_BYTES = 64 * 1024
 
 CLIENT = "trio_watchbus.client"
-"""Where the state of a request holds the `ClientStream` that it came by, if it came by one."""
+"""Where the state of a request holds the `ClientStream` that it came by."""
 
 _PING = b"\x89\x00"
 
@@ -24,7 +27,7 @@ connection, and the client might never read why."""
 
 @final
 class ClientStream(trio.abc.HalfCloseableStream):
-    """A stream that hypercorn reads and writes, with what it leaves out.
+    """A stream over a socket, with what hypercorn does not do.
 
     - It pings over WebSocket, and knows when the client was last heard: hypercorn pings without
       looking for an answer, and for a while after the client has gone.
@@ -33,18 +36,38 @@ class ClientStream(trio.abc.HalfCloseableStream):
     - Closing waits a moment for the client to have read everything.
     - It can be cut at once and synchronously, even while hypercorn shields a send, and is when
       sending fails: hypercorn would wait for ever to hand on what such a client sent before.
+    - What waits for the client to read it is counted in the server's budget.
 
     Args:
         stream: a `trio.SocketStream`, or a `trio.SSLStream` over one.
+        budget: counts bytes in flight.
 
     Attributes:
         scope: for all that is done for this client.
         address: the client's, without its port.
         is_tls: whether the stream speaks TLS.
         last_heard: when something came from the client, by Trio's clock.
+        inbound: the bytes of WebSocket messages that were received and not looked at.
     """
 
-    def __init__(self, stream: Any) -> None:
+    __slots__ = (
+        "_budget",
+        "_closing",
+        "_idle",
+        "_is_read_out",
+        "_is_websocket",
+        "_sending",
+        "_socket",
+        "_stream",
+        "_unread",
+        "address",
+        "inbound",
+        "is_tls",
+        "last_heard",
+        "scope",
+    )
+
+    def __init__(self, stream: Any, budget: Budget) -> None:
         self.scope = trio.CancelScope()
         self._stream = stream
         self.is_tls = isinstance(stream, trio.SSLStream)
@@ -52,30 +75,57 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._socket: trio.socket.SocketType = transport.socket
         self.address: str = self._socket.getpeername()[0]
         self.last_heard = trio.current_time()
+        self.inbound: Hold = budget.hold()
+        self._budget = budget
         self._is_websocket = False
         self._closing = False
         self._is_read_out = False
-        # Set while nobody is receiving.
-        self._idle = trio.Event()
-        self._idle.set()
-        self._sending = trio.Lock()
+        self._unread = b""
+        # Set while nobody is receiving; None before somebody did.
+        self._idle: trio.Event | None = None
+        # Held while the socket takes no more; None before that.
+        self._sending: trio.Lock | None = None
 
     def __getattr__(self, name: str) -> Any:
         # What hypercorn asks for to find out whether this is TLS, and by which protocol.
         return getattr(self._stream, name)
 
+    @property
+    def server(self) -> tuple[str, int]:
+        """The address and port that the client connected to."""
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def unread(self, data: bytes) -> None:
+        """Have `data`, which was received, received again first."""
+        self._unread = data
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        self._idle = trio.Event()
+        if self._unread:
+            data, self._unread = self._unread, b""
+            await trio.lowlevel.checkpoint()
+            return data
+        idle = self._idle = trio.Event()
         try:
             if not self._closing:
-                data: bytes = await self._stream.receive_some(max_bytes)
+                received: bytes = await self._stream.receive_some(max_bytes)
                 self.last_heard = trio.current_time()
                 if not self._closing:
-                    return data
+                    return received
             await self._read_out()
         finally:
-            self._idle.set()
+            idle.set()
         return b""
+
+    async def receive_first(self) -> bytes:
+        """Receive for the loop that serves plain requests: nobody closes meanwhile."""
+        data: bytes = await self._stream.receive_some(_MAX_BYTES)
+        self.last_heard = trio.current_time()
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._is_websocket:
@@ -86,8 +136,12 @@ class ClientStream(trio.abc.HalfCloseableStream):
         await self._write(data)
         await trio.lowlevel.checkpoint()
 
+    async def send(self, data: bytes) -> None:
+        """Send `data`. Not a checkpoint where the socket takes it at once."""
+        await self._write(data)
+
     async def send_chunk(self, data: bytes) -> None:
-        """Send a chunk of a chunked response that hypercorn began, past hypercorn.
+        """Send a chunk of a chunked response.
 
         Not a checkpoint where the socket takes it at once.
         """
@@ -113,22 +167,24 @@ class ClientStream(trio.abc.HalfCloseableStream):
         Trio's way to the socket takes as long as the socket itself, so that comes first.
         """
         sent = 0
-        if self.is_tls or self._sending.locked():
-            with trio.CancelScope(shield=True):
-                await self._sending.acquire()
-        else:
+        if not self.is_tls and (self._sending is None or not self._sending.locked()):
             sent = self._write_some(data)
             if sent == len(data):
                 return
-            self._sending.acquire_nowait()
-        try:
-            with trio.CancelScope(shield=True):
+        if self._sending is None:
+            self._sending = trio.Lock()
+        with self._waiting(len(data) - sent), trio.CancelScope(shield=True):
+            if self._sending.locked():
+                await self._sending.acquire()
+            else:
+                self._sending.acquire_nowait()
+            try:
                 await self._stream.send_all(memoryview(data)[sent:])
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.cut()
-            raise trio.BrokenResourceError("the client is gone") from error
-        finally:
-            self._sending.release()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self.cut()
+                raise trio.BrokenResourceError("the client is gone") from error
+            finally:
+                self._sending.release()
 
     def _write_some(self, data: bytes | bytearray | memoryview) -> int:
         """Send as much of `data` as the socket takes now; return how many bytes."""
@@ -139,6 +195,16 @@ class ClientStream(trio.abc.HalfCloseableStream):
         except OSError as error:
             self.cut()
             raise trio.BrokenResourceError("the client is gone") from error
+
+    def _waiting(self, size: int) -> Hold:
+        """Return a hold of `size` bytes that wait for the client; cut it if there is no room."""
+        hold = self._budget.hold()
+        try:
+            hold.add(size)
+        except Refusal as refusal:
+            self.cut()
+            raise trio.BrokenResourceError("too much waits for slow clients") from refusal
+        return hold
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -157,13 +223,14 @@ class ClientStream(trio.abc.HalfCloseableStream):
         """Close the socket, and cancel all that is done for this client."""
         self._socket.close()
         self.scope.cancel()
+        self.inbound.release()
 
     async def _leave(self) -> None:
         """Tell the client that this is the end, and let it read up to there."""
         if not self.is_tls:
             with suppress(*_GONE):
                 await self._stream.send_eof()
-                if self._idle.is_set():
+                if self._idle is None or self._idle.is_set():
                     await self._read_out()
                 else:
                     # Whoever is receiving reads out.

@@ -28,13 +28,16 @@ class Drain:
             scope.cancel()
 
     @contextmanager
-    def interrupting(self, seconds: float) -> Iterator[None]:
-        """Cancel what is waited for inside when the drain begins, or after so many seconds."""
+    def interrupting(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """Cancel what is waited for inside when the drain begins, or after so many seconds.
+
+        Yields the scope, to be cancelled for other reasons too.
+        """
         with trio.move_on_after(seconds) as scope:
             if self.begun.is_set():
                 scope.cancel()
             self._scopes.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._scopes.discard(scope)

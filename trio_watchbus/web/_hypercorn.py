@@ -1,24 +1,33 @@
-"""What hypercorn is told, and what it leaves to the application."""
+"""Everything that reaches into hypercorn; nothing else does.
+
+What is overridden here is private to hypercorn, and so its version is capped. A test names each
+attribute that is relied on.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, final
 
+import h11
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData, Updated
 from hypercorn.logging import Logger
-from hypercorn.protocol.ws_stream import WSStream
-from hypercorn.typing import (
-    ASGIFramework,
-    ASGIReceiveCallable,
-    ASGISendCallable,
-    ResponseSummary,
-    Scope,
-)
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Data, Event, StreamClosed
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.ws_stream import FrameTooLargeError, WSStream
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, ResponseSummary
+from wsproto.connection import ConnectionState as State
+from wsproto.events import CloseConnection, Message, Ping
 
-from ._answer import STATUS
+from ._answer import Refusal, last_answer
 from ._client import CLIENT, ClientStream
 from ._options import ServerOptions
 
@@ -31,8 +40,37 @@ _HANDSHAKE_SECONDS = 10.0
 """Seconds that a TLS handshake may take: hypercorn's minute would hold as many connections as are
 allowed for those who only begin one."""
 
+_FRAMES_A_TURN = 32
+"""WebSocket frames of one client that are handled before other tasks run: about a millisecond."""
+
+_FREE_FRAGMENTS: Final = 1024
+_FRAGMENT_SIZE: Final = 16
+"""A message may have so many fragments, and more if they have so many bytes on average: else a
+client makes much work of few bytes, and of none endless work."""
+
+_POLICY = 1008
+_TOO_BIG = 1009
+_BUSY = 1013
+
+_OTHER_VERSION = last_answer(
+    Refusal(505, "http_version", "this server speaks HTTP/1.0 and 1.1 alone")
+)
+
 logger = logging.getLogger("trio_watchbus.web")
 access_logger = logging.getLogger("trio_watchbus.access")
+
+
+def log_request(address: str, method: str, path: str, status: object, seconds: float) -> None:
+    """Log a request without its query and headers, which may hold a secret.
+
+    Args:
+        address: the client's.
+        method: the method, or ``WEBSOCKET``.
+        path: as it stands in the target: decoded, it could hold line ends.
+        status: the status that it was answered with.
+        seconds: how long it took.
+    """
+    access_logger.info("%s %s %s %s %.3f", address, method, path, status, seconds)
 
 
 def make_config(options: ServerOptions, max_frame_size: int) -> Config:
@@ -52,7 +90,7 @@ def make_config(options: ServerOptions, max_frame_size: int) -> Config:
     config.accesslog = access_logger if options.access_log else None
     config.errorlog = logger
     config.include_server_header = False
-    # Without h2: what a client does not read would pile up, as hypercorn waits for no window.
+    # Without h2: hypercorn ignores its flow control, so a slow reader's data would pile up.
     config.alpn_protocols = ["http/1.1"]
     config.certfile = options.certfile
     config.keyfile = options.keyfile
@@ -66,8 +104,6 @@ def make_config(options: ServerOptions, max_frame_size: int) -> Config:
 
 
 class _Log(Logger):
-    """Logs requests without their query and headers, in which a secret may be."""
-
     async def access(
         self, request: Any, response: ResponseSummary | None, request_time: float
     ) -> None:
@@ -76,15 +112,28 @@ class _Log(Logger):
             return
         request[_LOGGED] = True
         client = request["client"]
-        self.access_logger.info(
-            "%s %s %s %s %.3f",
+        log_request(
             "-" if client is None else client[0],
             request.get("method", "WEBSOCKET"),
-            # As it came: decoded, it could have line ends in it.
             request["raw_path"].decode("ascii", "backslashreplace"),
-            request.get(STATUS, "-") if response is None else response["status"],
+            # Without a response, the client left: only a stream goes on after its start.
+            200 if response is None else response["status"],
             request_time,
         )
+
+
+def pinger(send: Any) -> Callable[[], Awaitable[None]] | None:
+    """Return what pings the client of a WebSocket, or None if hypercorn does not run it.
+
+    ASGI has no word for it.
+
+    Args:
+        send: what the server gave to the application.
+    """
+    stream = getattr(send, "__self__", None)
+    if not isinstance(stream, WSStream):
+        return None
+    return partial(stream._send_wsproto_event, Ping())
 
 
 @final
@@ -96,14 +145,12 @@ class WebSocketGuard:
         heartbeat: seconds of silence after which a client is asked for a sign of life.
     """
 
-    def __init__(self, app: ASGIFramework, heartbeat: float) -> None:
+    def __init__(self, app: Any, heartbeat: float) -> None:
         self._app = app
         self._heartbeat = heartbeat
         self._pong_seconds = min(heartbeat, _PONG_SECONDS)
 
-    async def __call__(
-        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any, *_: Any) -> None:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
@@ -137,3 +184,154 @@ def _refuse_compression(send: Any) -> None:
     stream = getattr(send, "__self__", None)
     if isinstance(stream, WSStream):
         stream.handshake.extensions = None
+
+
+class OtherHttpVersionError(Exception):
+    """A client began to speak another version; it was told so, and the connection is over."""
+
+
+@final
+class ConnectionServer(TCPServer):
+    """Serves one connection over HTTP/1 alone, and serves half-closed requests.
+
+    Without TLS, hypercorn changes over to HTTP/2 whenever a client asks for it, at the start of a
+    connection or later, and has no option for that. It then holds each response until the client
+    opens its window, shielded from every cancel: one client could keep the server from ever
+    stopping. An offer to upgrade is passed over, and so answered over HTTP/1, as RFC 9110 allows.
+
+    An end of input after a whole request is no reason to drop it (RFC 9112, section 9.6).
+
+    Args:
+        app: the application.
+        config: of the server.
+        context: of the server.
+        client: the connection.
+    """
+
+    def __init__(
+        self, app: Any, config: Config, context: WorkerContext, client: ClientStream
+    ) -> None:
+        state: Any = ConnectionState({CLIENT: client})
+        stream: Any = client
+        super().__init__(app, config, context, state, stream)
+        self._client = client
+        self._answered = trio.Event()
+
+    # Where hypercorn keeps what it made, just before the first byte is read.
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: ProtocolWrapper) -> None:
+        self._protocol = protocol
+        http: Any = protocol.protocol
+        http._check_protocol = self._check_version
+        http._create_stream = partial(self._create_stream, http)
+
+    async def _read_data(self) -> None:
+        http: Any = self._protocol.protocol
+        while True:
+            try:
+                data = await self.stream.receive_some(2**16)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            if not data and http.connection.their_state in (h11.DONE, h11.MUST_CLOSE):
+                await self._answered.wait()
+            await self._protocol.handle(RawData(bytes(data)))
+            if not data:
+                break
+        await self._protocol.handle(Closed())
+        if http.stream is None:
+            # Hypercorn would keep the connection until it has idled for long enough.
+            await self._client.aclose()
+            self._client.cut()
+
+    async def protocol_send(self, event: Any) -> None:
+        await super().protocol_send(event)
+        if isinstance(event, Closed) or (isinstance(event, Updated) and event.idle):
+            self._answered.set()
+
+    async def _check_version(self, request: h11.Request) -> None:
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self.stream.send_all(_OTHER_VERSION)
+            raise OtherHttpVersionError
+
+    async def _create_stream(self, http: H11Protocol, request: h11.Request) -> None:
+        self._answered = trio.Event()
+        await H11Protocol._create_stream(http, request)
+        stream: Any = http.stream
+        if isinstance(stream, WSStream):
+            frames = _Frames(stream, self._client)
+            stream.handle = frames.handle  # type: ignore[method-assign]
+
+
+@final
+class _Frames:
+    """Handles the frames of a WebSocket client in place of hypercorn, which has no bounds.
+
+    Other tasks run between any few frames, the fragments of a message are bounded, and the bytes
+    that wait for the application are counted.
+    """
+
+    def __init__(self, stream: WSStream, client: ClientStream) -> None:
+        self._stream = stream
+        self._client = client
+        # Of the message that is arriving.
+        self._fragments = 0
+        self._size = 0
+
+    async def handle(self, event: Event) -> None:
+        """Hand on what happens to a WebSocket.
+
+        Raises:
+            h11.RemoteProtocolError: the client sent frames before its handshake was answered.
+                Hypercorn would answer with 400 while the application is accepting, and both would
+                go on writing.
+        """
+        if not isinstance(event, Data):
+            await WSStream.handle(self._stream, event)
+            return
+        if not self._stream.handshake.accepted:
+            raise h11.RemoteProtocolError("frames came before the handshake was answered")
+        if not self._stream.closed:
+            self._stream.connection.receive_data(event.data)
+            await self._handle_frames()
+
+    async def _handle_frames(self) -> None:
+        stream = self._stream
+        for number, event in enumerate(stream.connection.events(), 1):
+            if isinstance(event, Message):
+                code = await self._take(event)
+                if code:
+                    await stream._send_wsproto_event(CloseConnection(code=code))
+                    return
+            elif isinstance(event, Ping):
+                await stream._send_wsproto_event(event.response())
+            elif isinstance(event, CloseConnection):
+                if stream.connection.state == State.REMOTE_CLOSING:
+                    await stream._send_wsproto_event(event.response())
+                await stream.send(StreamClosed(stream_id=stream.stream_id))
+            if number % _FRAMES_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _take(self, event: Message[Any]) -> int:
+        """Take a fragment of a message; return the code to close with, or 0."""
+        stream = self._stream
+        try:
+            stream.buffer.extend(event)
+            self._client.inbound.add(len(event.data))
+        except FrameTooLargeError:
+            return _TOO_BIG
+        except Refusal:
+            return _BUSY
+        self._fragments += 1
+        self._size += len(event.data)
+        if self._fragments > _FREE_FRAGMENTS and self._size < _FRAGMENT_SIZE * self._fragments:
+            return _POLICY
+        if event.message_finished:
+            self._fragments = self._size = 0
+            put: Any = stream.app_put
+            await put(stream.buffer.to_message())
+            stream.buffer.clear()
+        return 0

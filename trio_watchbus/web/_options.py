@@ -33,6 +33,9 @@ class WebOptions:
         max_batch_size: bytes of one NDJSON batch, at least 1.
         max_batch_messages: messages in one batch, at least 1: they are published in one step,
             in which nobody else has a turn.
+        max_in_flight_size: bytes in flight, at least 1: bodies and WebSocket messages that arrive
+            or are being published, and what waits for clients that read slowly. A request beyond
+            it is answered 503, a WebSocket closed with 1013, a client that reads slowly cut.
     """
 
     heartbeat: float = 15.0
@@ -43,13 +46,14 @@ class WebOptions:
     max_inbound_size: int = 64 * 1024
     max_batch_size: int = 16 * 1024 * 1024
     max_batch_messages: int = 10_000
+    max_in_flight_size: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         _check_seconds(self, "heartbeat")
         _check_counts(
             self,
             *("max_keys", "max_watches", "max_inbound_size"),
-            *("max_batch_size", "max_batch_messages"),
+            *("max_batch_size", "max_batch_messages", "max_in_flight_size"),
         )
         for name in ("allowed_hosts", "allowed_origins"):
             if isinstance(getattr(self, name), str):

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from .._keys import check_key, check_prefix
 from .._message import Position
 from .._protocol import MAX_HISTORY
-from ._refusal import Refusal
+from ._answer import Refusal
 
 _BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -118,6 +118,34 @@ def check_no_query(query: bytes, instead: str) -> None:
     """
     if query.strip(b"&"):
         raise Refusal(400, "unknown_parameter", instead)
+
+
+def accepts(accept: str | None, media_type: str) -> bool:
+    """Whether the header ``Accept`` accepts a type, by RFC 9110, section 12.5.1.
+
+    Args:
+        accept: the header; absent or empty, it accepts everything. Parameters other than ``q``
+            are passed over.
+        media_type: the type, in lower case.
+    """
+    if accept is None or not accept.strip(" \t,"):
+        return True
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (field.strip() for field in part.split(";"))
+        weights[name] = max(weights.get(name, 0), _weight(parameters))
+    # The most specific range decides.
+    return next((weights[name] > 0 for name in ranges if name in weights), False)
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            found = re.fullmatch(r"[01](?:\.[0-9]{0,3})?", value.strip())
+            return float(found[0]) if found else 0
+    return 1
 
 
 def _parse(query: bytes, known: tuple[str, ...]) -> dict[str, list[str]]:

@@ -6,29 +6,32 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from ssl import SSLContext
-from typing import Any, cast, final
+from typing import Any, final
 
 import h11
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
-from hypercorn.utils import wrap_app
 
 from ..abc import WatchBus
-from ._answer import last_answer
-from ._app import app_of
-from ._client import CLIENT, ClientStream
-from ._connection_server import ConnectionServer, OtherHttpVersionError
-from ._hypercorn import WebSocketGuard, make_config
+from ._answer import Refusal, last_answer
+from ._app import App
+from ._asgi import AsgiApp
+from ._client import ClientStream
+from ._connection import serve_plain
+from ._ends import Ends
+from ._hypercorn import (
+    ConnectionServer,
+    OtherHttpVersionError,
+    WebSocketGuard,
+    log_request,
+    make_config,
+)
 from ._listen import Bind, open_socket, url_of
 from ._options import ServerOptions
-from ._refusal import Refusal
-from ._routes import WatchBusBlueprint
 from ._session import max_frame_size
 
 logger = logging.getLogger("trio_watchbus.web")
@@ -95,19 +98,13 @@ async def serve_socket(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, on a socket that listens already; closes it."""
-    with listening:
-        blueprint = WatchBusBlueprint(bus, options)
-        config = make_config(options, max_frame_size(bus))
+    config = make_config(options, max_frame_size(bus))
+    with listening, closing(Ends()) as ends:
         tls = config.create_ssl_context()
         url = url_of(listening, tls=tls is not None)
-        plain = blueprint.plain_beneath(app_of(blueprint))
-        app = wrap_app(WebSocketGuard(plain, options.heartbeat), 0, "asgi")
-        state = LifespanState({})
-        lifespan = Lifespan(app, config, state)
+        clients = _Clients(App(bus, options), ends, config, options)
         async with trio.open_nursery() as nursery:
-            await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
-            clients = _Clients(app, config, options, state)
+            nursery.start_soon(ends.run)
             async with trio.open_nursery() as connections:
                 try:
                     async with trio.open_nursery() as accepting:
@@ -122,14 +119,12 @@ async def serve_socket(
                         task_status.started([url])
                         await (shutdown_trigger or trio.sleep_forever)()
                         accepting.cancel_scope.cancel()
-                    blueprint.drain()
                     with trio.move_on_after(options.grace):
                         await clients.drain()
                 finally:
                     # Sends to clients that do not read are shielded from the cancel.
                     clients.cut_all()
                     connections.cancel_scope.cancel()
-            await lifespan.wait_for_shutdown()
             nursery.cancel_scope.cancel()
 
 
@@ -142,13 +137,13 @@ def _listener(listening: socket.socket, tls: SSLContext | None) -> trio.abc.List
 class _Clients:
     """The connections of a server."""
 
-    def __init__(
-        self, app: AppWrapper, config: Config, options: ServerOptions, state: LifespanState
-    ) -> None:
+    def __init__(self, app: App, ends: Ends, config: Any, options: ServerOptions) -> None:
         self._app = app
         self._config = config
         self._options = options
-        self._state = state
+        self._ends = ends
+        self._asgi = WebSocketGuard(AsgiApp(app, ends), options.heartbeat)
+        self._log = log_request if options.access_log else None
         self._context = WorkerContext(None)
         self._open: set[ClientStream] = set()
         # Connections of each address.
@@ -156,10 +151,12 @@ class _Clients:
         self._count = 0
         self._changed = trio.Event()
 
+    # An interrupt reaches the main task, which cancels this one in good order.
+    @trio.lowlevel.enable_ki_protection
     async def serve(self, stream: Any) -> None:
         """Serve one connection to its end."""
         try:
-            client = ClientStream(stream)
+            client = ClientStream(stream, self._app.budget)
         except OSError:
             # Gone before it was looked at.
             return
@@ -167,7 +164,7 @@ class _Clients:
         try:
             with client.scope:
                 await self._admit(client)
-        except* OtherHttpVersionError:
+        except* (OtherHttpVersionError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         except* (h11.ProtocolError, UnicodeDecodeError) as group:
             # The client's fault, and for it hypercorn has no answer.
@@ -191,9 +188,18 @@ class _Clients:
         self._count += 1
         self._admitted[address] += 1
         try:
-            state = ConnectionState({**self._state, CLIENT: client})
-            stream = cast("Any", client)
-            await ConnectionServer(self._app, self._config, self._context, state, stream)
+            if client.is_tls:
+                with trio.fail_after(self._config.ssl_handshake_timeout):
+                    await client.do_handshake()
+            rest = await serve_plain(client, self._app, self._ends, self._log)
+            if rest is None:
+                await client.aclose()
+                return
+            client.unread(rest)
+            await ConnectionServer(self._asgi, self._config, self._context, client)
+        except trio.TooSlowError:
+            # The handshake took too long.
+            pass
         finally:
             self._count -= 1
             self._admitted[address] -= 1
@@ -202,6 +208,7 @@ class _Clients:
 
     async def drain(self) -> None:
         """Close what idles, and wait until all have ended."""
+        self._app.drain.begin()
         await self._context.terminated.set()
         while self._open:
             self._changed = trio.Event()

@@ -13,14 +13,6 @@ from ._formats import as_text
 
 CONTENT_TYPE = "text/event-stream"
 
-STREAM_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    # Compressing proxies hold events back until they have a block's worth.
-    "Cache-Control": "no-cache, no-transform",
-    # nginx buffers responses unless told.
-    "X-Accel-Buffering": "no",
-}
-
 _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
 
 

@@ -1,105 +1,111 @@
-"""A watch as the body of a response: a stream of Server-Sent Events."""
+"""A watch as a stream of Server-Sent Events."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Self, final
 
 import trio
-from quart.wrappers.response import ResponseBody
 
 from .._errors import HistoryLostError, WatchLaggedError
 from .._message import Message
 from .._request import WatchRequest
 from ..abc import Watch, WatchBus
 from ._drain import Drain
-from ._loss import open_after_loss
 from ._query import StreamQuery
-from ._refusal import refusal_of
-from ._sse import at_position, bookmark, end_event, gap_event, opening
+from ._sse import CONTENT_TYPE, at_position, bookmark, end_event, gap_event, opening
+from ._watches import Openings, take_waiting
 
 logger = logging.getLogger("trio_watchbus.web")
 
 BUFFER_SIZE = 128
-"""Messages in the buffer of a served watch. A client that stopped reading holds them, and as many
-on the way to it, though the journal may have dropped them; the rest it finds in the journal. More
+"""Messages in the buffer of a served watch; what does not fit it reads from the journal. More
 would not make chunks any cheaper."""
 
 CHUNK_SIZE = 256 * 1024
 """Bytes from which a chunk gets no further message: far beyond where the cost of a chunk matters,
-and what a client that stopped reading holds in memory."""
+and what a client that stopped reading holds in memory beside its watch."""
+
+_SMALL_CHUNK = 16
+"""Messages that a stream takes at once without waiting for its turn: some 20 µs."""
 
 _RETRY = (1000, 5000)
 """Milliseconds between which clients come back: spread, so that a restart of the server is not
 followed by everybody at once."""
 
+HEADERS = {
+    "Content-Type": CONTENT_TYPE,
+    "X-Content-Type-Options": "nosniff",
+    # Compressing proxies hold events back until they have a block's worth.
+    "Cache-Control": "no-cache, no-transform",
+    # nginx buffers responses unless told.
+    "X-Accel-Buffering": "no",
+}
+
 
 @final
-class EventStream(ResponseBody):
+class EventStream:
     """What one client of ``/sse`` receives: chunks of all that waits, until either side ends it.
 
-    A class, as a generator's cleanup would have to wait for whoever iterates it.
+    Made by `open_stream`, with its watch open; whoever has it must `close` it. A class, as a
+    generator's cleanup would have to wait for whoever iterates it.
 
-    The history is not resumed: its messages may be older than what the bus can resume from, and
-    what follows one of them in the bus is more than the rest of the history. So the client gets no
-    id before all of it has come: cut amid it, it comes back as it came, and gets it anew. The last
-    message of it has the position at which the watch began.
-
-    Args:
-        bus: the bus.
-        query: what to stream.
-        encode: from a message to its event.
-        drain: ends the stream.
-        heartbeat: seconds after which an idle stream gets a bookmark.
-        send_chunk: sends a chunk of the response by a shorter way than being iterated, if there
-            is one. Then only what comes first, and what is not messages, is iterated.
+    Attributes:
+        headers: the headers of the response.
     """
+
+    __slots__ = (
+        "_drain",
+        "_encode",
+        "_ended",
+        "_heartbeat",
+        "_history",
+        "_opening",
+        "_scope",
+        "_turn",
+        "_watch",
+        "headers",
+    )
 
     def __init__(
         self,
-        bus: WatchBus,
-        query: StreamQuery,
+        watch: Watch,
+        opening: bytes,
+        history: deque[Message],
         encode: Callable[[Message], bytes],
         drain: Drain,
         heartbeat: float,
-        send_chunk: Callable[[bytes], Awaitable[None]] | None = None,
+        turn: trio.StrictFIFOLock,
     ) -> None:
-        self._bus = bus
-        self._query = query
+        self.headers = HEADERS
+        self._watch = watch
+        # What is sent before the watch is asked for more.
+        self._opening = opening
+        self._history: deque[Message] | None = history or None
         self._encode = encode
         self._drain = drain
         self._heartbeat = heartbeat
-        self._send_chunk = send_chunk
-        self._watch: Watch
-        self._is_open = False
-        # What is to be sent before the watch is asked for more.
-        self._opening = b""
-        self._messages: list[Message] = []
-        # How many of those are history.
-        self._history = 0
+        self._turn = turn
         self._ended = False
+        self._scope: trio.CancelScope | None = None
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self._open()
-        except Exception as error:
-            if refusal_of(error) is None:
-                logger.exception("cannot open the watch of a stream")
-            self._opening = self._end("unavailable")
-        return self
+    def close(self) -> None:
+        """Close the watch."""
+        self._watch.close()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._is_open:
-            self._watch.close()
+    def ask_client(self) -> None:
+        """Send a bookmark at once: if the client has gone, that breaks the connection."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def finish(self) -> None:
+        """End without a word, for a client that has ended its side."""
+        self._ended = True
+        self.ask_client()
 
     def __aiter__(self) -> Self:
         return self
@@ -108,18 +114,20 @@ class EventStream(ResponseBody):
         if self._opening:
             opening, self._opening = self._opening, b""
             return opening
-        if self._ended:
+        chunk = b"" if self._ended else await self._next()
+        if not chunk:
             raise StopAsyncIteration
+        return chunk
+
+    async def _next(self) -> bytes:
         try:
-            if not self._messages:
-                with self._drain.interrupting(self._heartbeat):
-                    self._messages.extend(await self._watch.receive_batch())
-                    while self._send_chunk is not None:
-                        while self._messages:
-                            await self._send_chunk(self._chunk())
-                        self._messages.extend(await self._watch.receive_batch())
-            if self._messages:
-                return self._chunk()
+            if self._history is not None:
+                return self._history_chunk()
+            first = await self._receive()
+            if first is not None:
+                return await self._chunk(first)
+            if self._ended:
+                return b""
             if self._drain.begun.is_set():
                 return self._end("shutdown")
             return bookmark(self._watch.position)
@@ -128,58 +136,117 @@ class EventStream(ResponseBody):
         except trio.EndOfChannel:
             return self._end("closed")
         except trio.BrokenResourceError:
-            # The bus raises why where it was opened; or it is the client that is gone.
+            # The bus raises why where it was opened.
             return self._end("failed")
         except Exception:
-            # Beside a cancel, the framework would lose it.
+            # Beside a cancel, a framework would lose it.
             logger.exception("a stream failed")
             return self._end("failed")
 
-    async def _open(self) -> None:
-        query = self._query
-        request = partial(WatchRequest, query.keys, query.prefixes, buffer_size=BUFFER_SIZE)
-        as_new = request(history=query.history)
-        first = as_new if query.after is None else request(after=query.after)
-        lost: HistoryLostError | None = None
-        try:
-            self._watch = await self._bus.open_watch(first)
-        except HistoryLostError as error:
-            lost = error
-            if query.history:
-                first = as_new
-                self._watch = await self._bus.open_watch(first)
-            else:
-                self._watch = await open_after_loss(self._bus, error, request)
-        self._is_open = True
-        if first.history:
-            # That is all that the watch, just opened, has in its buffer.
-            self._history = self._watch.statistics().buffered
-            self._messages = [self._watch.receive_nowait() for _ in range(self._history)]
-        gap = b"" if lost is None else gap_event(lost.reason, None, self._position())
-        self._opening = opening(self._position(), _retry()) + gap
+    async def _receive(self) -> Message | None:
+        """Return the next message, or None after a heartbeat, in a drain or when asked."""
+        message = None
+        with self._drain.interrupting(self._heartbeat) as scope:
+            self._scope = scope
+            message = await self._watch.receive()
+        self._scope = None
+        return message
 
-    def _position(self) -> str | None:
-        """Return where the client resumes from now on; None from where it was before."""
-        return None if self._history else self._watch.position
+    async def _chunk(self, first: Message) -> bytes:
+        """Return the events of `first` and what waits behind it, as much as one chunk takes.
 
-    def _chunk(self) -> bytes:
-        pieces = []
+        Streams with much to send take turns, so that many of them together leave the loop to
+        others between any two.
+        """
+        messages = [first]
+        loss = take_waiting(self._watch, messages, _SMALL_CHUNK, CHUNK_SIZE)
+        if loss is None and len(messages) == _SMALL_CHUNK:
+            # What was taken is sent, whatever is cancelled.
+            with trio.CancelScope(shield=True):
+                async with self._turn:
+                    await trio.lowlevel.checkpoint()
+                    loss = take_waiting(self._watch, messages, BUFFER_SIZE, CHUNK_SIZE)
+        chunk = b"".join(map(self._encode, messages))
+        if loss is not None:
+            chunk += gap_event(loss.reason, loss.missed, loss.position)
+        return chunk
+
+    def _history_chunk(self) -> bytes:
+        """Return the next events of the history, the last of which has the watch's position.
+
+        The history is not resumed: its messages may be older than what the bus can resume from,
+        and what follows one of them in the bus is more than the rest of the history. So the client
+        gets no id before all of it has come: cut amid it, it comes back as it came, and gets it
+        anew.
+        """
+        history = self._history
+        assert history is not None
+        events: list[bytes] = []
         size = 0
-        for message in self._messages:
-            event = self._encode(message)
-            if self._history:
-                self._history -= 1
-                event = at_position(event, self._position())
-            pieces.append(event)
-            size += len(event)
-            if size >= CHUNK_SIZE:
-                break
-        del self._messages[: len(pieces)]
-        return b"".join(pieces)
+        while history and size < CHUNK_SIZE:
+            event = self._encode(history.popleft())
+            events.append(at_position(event, None if history else self._watch.position))
+            size += len(events[-1])
+        if not history:
+            self._history = None
+        return b"".join(events)
 
     def _end(self, reason: str) -> bytes:
         self._ended = True
         return end_event(reason, _retry())
+
+
+async def open_stream(
+    bus: WatchBus,
+    query: StreamQuery,
+    encode: Callable[[Message], bytes],
+    drain: Drain,
+    heartbeat: float,
+    openings: Openings,
+    turn: trio.StrictFIFOLock,
+) -> EventStream:
+    """Return the stream that `query` asks for, with its watch open.
+
+    A position that is lost begins it with a gap.
+
+    Args:
+        bus: the bus.
+        query: what to stream.
+        encode: from a message to its event.
+        drain: ends the stream.
+        heartbeat: seconds after which an idle stream gets a bookmark.
+        openings: bounds how many watches are being opened at once.
+        turn: shared by streams that have much to send.
+
+    Raises:
+        Exception: as `WatchBus.open_watch` does, but for a position that is lost.
+    """
+    request = partial(WatchRequest, query.keys, query.prefixes, buffer_size=BUFFER_SIZE)
+    as_new = request(history=query.history)
+    first = as_new if query.after is None else request(after=query.after)
+    lost: HistoryLostError | None = None
+    try:
+        watch = await openings.open(bus, first)
+    except HistoryLostError as error:
+        lost = error
+        if query.history:
+            first = as_new
+            watch = await openings.open(bus, first)
+        else:
+            watch = await openings.open_after_loss(bus, error, request)
+    try:
+        history: deque[Message] = deque()
+        if first.history:
+            # That is all that the watch, just opened, has in its buffer.
+            waiting = watch.statistics().buffered
+            history.extend(watch.receive_nowait() for _ in range(waiting))
+        position = None if history else watch.position
+        gap = b"" if lost is None else gap_event(lost.reason, None, position)
+        begin = opening(position, _retry()) + gap
+        return EventStream(watch, begin, history, encode, drain, heartbeat, turn)
+    except BaseException:
+        watch.close()
+        raise
 
 
 def _retry() -> int:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from socket import socket, socketpair
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,6 @@ import trio
 from naive import received_now
 from redis_bus.servers import RedisServer, binaries, fake_client, running
 from served import SECONDS, served, until
-from trio_watchbus.web._routes import WatchBusBlueprint
 
 from trio_watchbus import (
     InMemoryWatchBus,
@@ -33,8 +33,12 @@ from trio_watchbus._redis import _bus
 from trio_watchbus._request import WatchRequest
 from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left, cancel_everywhere
-from trio_watchbus.web._app import app_of
+from trio_watchbus.web import create_app
+from trio_watchbus.web._app import App
+from trio_watchbus.web._asgi import AsgiApp
+from trio_watchbus.web._budget import Budget
 from trio_watchbus.web._client import CLIENT
+from trio_watchbus.web._ends import Ends
 from trio_watchbus.web._options import WebOptions
 from trio_watchbus.web._session import serve_session
 from trio_watchbus.web._watches import Openings
@@ -166,14 +170,23 @@ class Request:
             "subprotocols": [],
             "extensions": {},
         }
+        # What the connection would be, for who looks at its end.
+        self.sockets: tuple[socket, ...] = ()
         if ours:
-            client = SimpleNamespace(send_chunk=self._take, send_frames=self._take)
+            left, _ = self.sockets = socketpair()
+            client = SimpleNamespace(
+                send_chunk=self._take,
+                send_frames=self._take,
+                fileno=left.fileno,
+                inbound=Budget(1000).hold(),
+            )
             self.scope["state"] = {CLIENT: client}
         self._bus = bus
         self._kind = kind
         self.seen = b""
         self._read = trio.Event()
         self._begun = False
+        self.connection = trio.CancelScope()
 
     async def receive(self) -> dict[str, Any]:
         if not self._begun:
@@ -197,6 +210,9 @@ class Request:
             self._bus.publish_nowait("k", b"live")
         if b"live" in data:
             self._read.set()
+            if self.sockets and self._kind == "http":
+                # As a server of ours does when it knows that the client has gone.
+                self.connection.cancel()
         await trio.lowlevel.checkpoint()
 
 
@@ -224,10 +240,10 @@ def assert_the_rest_comes(
 async def test_a_served_request(kind: str, path: str, resumed_from: bytes, ours: bool) -> None:
     """Nothing of it is left, nor lost: a client that was cut gets the rest where it resumes."""
     bus = InMemoryWatchBus()
-    blueprint = WatchBusBlueprint(bus, WebOptions())
-    app: Any = app_of(blueprint)
+    app: Any = create_app(bus)
+    ends = Ends()
     if ours:
-        app = blueprint.plain_beneath(app)
+        app = AsgiApp(App(bus, WebOptions()), ends)
     start = bus.position
     request: Request
 
@@ -236,7 +252,12 @@ async def test_a_served_request(kind: str, path: str, resumed_from: bytes, ours:
         start = bus.position
         bus.publish_nowait("k", b"hello")
         request = Request(bus, kind, path, start, ours=ours)
-        await app(request.scope, request.receive, request.send)
+        try:
+            with request.connection:
+                await app(request.scope, request.receive, request.send)
+        finally:
+            for end in request.sockets:
+                end.close()
 
     async def nothing_left_or_lost() -> None:
         assert bus.statistics().watches == bus.statistics().trie_nodes == 0
@@ -247,6 +268,7 @@ async def test_a_served_request(kind: str, path: str, resumed_from: bytes, ours:
 
     async with assert_nothing_left(bus):
         assert await cancel_everywhere(serve_one, nothing_left_or_lost) > 10
+    ends.close()
     # The last one was served to its end.
     assert b"hello" in request.seen
     assert b"live" in request.seen

@@ -10,7 +10,6 @@ import contextlib
 import pytest
 import trio
 import trio.testing
-from quart import Websocket
 from served import (
     BINARY,
     CLOSE,
@@ -26,6 +25,7 @@ from served import (
 )
 
 from trio_watchbus._protocol import REQUESTS_AT_ONCE
+from trio_watchbus.web._app import App
 
 PATHS = ["/ws?key=a", "/ws"]
 """Without a subprotocol, and with it."""
@@ -119,7 +119,7 @@ async def test_frames_before_the_handshake_is_answered(
         accepting.set()
         await trio.sleep_forever()
 
-    monkeypatch.setattr(Websocket, "accept", never_accept)
+    monkeypatch.setattr(App, "converse", never_accept)
     async with await server.connect() as client:
         await client.send(handshake("/ws?key=a"))
         await accepting.wait()

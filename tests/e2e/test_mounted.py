@@ -15,7 +15,7 @@ from served import SECONDS, Server, until
 
 from trio_watchbus import InMemoryWatchBus
 from trio_watchbus.web import WebOptions, create_app, drain, watchbus_blueprint
-from trio_watchbus.web._answer import ROUTES
+from trio_watchbus.web._app import ROUTES
 
 
 async def test_a_blueprint_on_another_application() -> None:

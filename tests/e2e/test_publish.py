@@ -70,8 +70,7 @@ async def test_a_body_that_does_not_come_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """408, and nothing of it is published."""
-    monkeypatch.setattr("trio_watchbus.web._plain._PLAIN_SECONDS", 0.01)
-    monkeypatch.setattr("trio_watchbus.web._routes._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("trio_watchbus.web._asgi.BODY_SECONDS", 0.05)
     async with await server.connect() as client:
         await client.request("/publish?key=a", "POST", b"abc", {"Content-Length": "6"})
         response = await client.response()

@@ -147,9 +147,10 @@ async def test_a_fault_of_the_server_closes_with_1011(
         raise RuntimeError("inside")
 
     with monkeypatch.context() as patches, caplog.at_level(logging.ERROR, "trio_watchbus.web"):
-        patches.setattr(server.bus, "watch_any", fail)
+        patches.setattr("trio_watchbus.web._raw.take_waiting", fail)
         async with await server.connect() as client:
             await client.upgrade("/ws?key=a")
+            await server.bus.publish("a", b"1")
             opcode, payload = await client.frame()
     assert opcode == CLOSE
     assert int.from_bytes(payload[:2], "big") == 1011

@@ -12,7 +12,7 @@ from served import served
 from websocket_cases import AT_ONCE, KOSOKU, assert_conforms, only
 
 from trio_watchbus import InMemoryWatchBus
-from trio_watchbus.web._connection import Connection
+from trio_watchbus.web._websocket import Connection
 
 _SIZE = 16 * 1024 * 1024
 """Bytes of the longest message of a case."""
@@ -21,11 +21,12 @@ _SIZE = 16 * 1024 * 1024
 async def test_the_server_conforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`/ws` sends back what it gets, by the code that sends and receives everything else."""
 
-    async def echo(_: object, connection: Connection, *__: Any) -> None:
+    async def echo(*arguments: Any) -> None:
+        connection: Connection = arguments[-1]
         while True:
             await connection.send(await connection.receive())
 
-    monkeypatch.setattr("trio_watchbus.web._routes.serve_raw", echo)
+    monkeypatch.setattr("trio_watchbus.web._app.serve_raw", echo)
     async with served(
         InMemoryWatchBus(max_message_size=_SIZE), max_inbound_size=_SIZE + 1
     ) as server:

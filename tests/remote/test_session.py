@@ -101,7 +101,7 @@ async def test_the_greeting_says_where_the_bus_is_and_what_fits() -> None:
     await bus.publish("a", b"1")
     peer = Peer(10)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_session, bus, peer, WebOptions(), encode_message)
+        nursery.start_soon(serve_session, bus, peer, WebOptions(), encode_message, Openings())
         assert await peer.hear() == {
             "op": "hello",
             "position": bus.position,

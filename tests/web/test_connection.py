@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytest
 import trio
-from quart import Websocket
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from trio_watchbus.web._connection import CloseConnection, Connection, Inbox
-from trio_watchbus.web._drain import Drain
+from trio_watchbus.web._budget import Budget
+from trio_watchbus.web._quart import Inbox
+from trio_watchbus.web._websocket import CloseConnection, Connection
 
 
 class Gone:
     """A WebSocket whose client has gone: nothing waits, and nothing lets others run."""
 
-    scope: ClassVar[dict[str, Any]] = {}
+    ping = None
 
     def __init__(self, *messages: str | bytes | None) -> None:
         self.messages = list(messages)
@@ -33,7 +33,7 @@ class Gone:
 
 
 def connection_of(websocket: Gone, max_size: int = 10) -> Connection:
-    return Connection(cast("Websocket", websocket), Drain(), max_size)
+    return Connection(cast("Any", websocket), trio.Event(), max_size, Budget(1000), None)
 
 
 async def test_sending_lets_others_run() -> None:
@@ -42,18 +42,9 @@ async def test_sending_lets_others_run() -> None:
         await connection_of(Gone()).send("a")
 
 
-async def test_closing_again_does_nothing() -> None:
-    websocket = Gone()
-    connection = connection_of(websocket)
-    await connection.close(1001, "first")
-    with assert_checkpoints():
-        await connection.close(1011, "second")
-    assert websocket.closed == [(1001, "first")]
-
-
 async def test_what_is_received() -> None:
-    """Messages as they come; none at all is the empty binary one; a long one ends it."""
-    connection = connection_of(Gone("text", b"\xff", None, "", b"x" * 10, "x" * 11))
+    """Messages as they come; a long one ends it."""
+    connection = connection_of(Gone("text", b"\xff", b"", "", b"x" * 10, "x" * 11))
     assert [await connection.receive() for _ in range(5)] == ["text", b"\xff", b"", "", b"x" * 10]
     with pytest.raises(CloseConnection) as caught:
         await connection.receive()
@@ -87,3 +78,22 @@ async def test_an_inbox_keeps_order_and_has_room_for_few() -> None:
         while len(got) < 50:
             got.append(await inbox.get())
     assert got == list(range(50))
+
+
+async def test_a_message_is_counted_until_the_next_one_is_asked_for() -> None:
+    """And where there is no room for it, the connection is closed with 1013."""
+    budget = Budget(15)
+    websocket: Any = Gone("x" * 10, "y" * 10, "z" * 10)
+    connection = Connection(websocket, trio.Event(), 100, budget, None)
+    for _ in range(2):
+        await connection.receive()
+        assert budget.held == 10
+    with budget.hold() as hold:
+        hold.add(5)
+        assert budget.held == 15
+        hold.give_back(5)
+        connection._hold.release()
+        hold.add(6)
+        with pytest.raises(CloseConnection) as caught:
+            await connection.receive()
+    assert (caught.value.code, budget.held, budget.refused) == (1013, 0, 1)

@@ -50,11 +50,16 @@ class AsgiApp:
         if isinstance(result, Streaming):
             await self._send_stream(scope, send, client, result)
             return
-        await send_answer(send, "http.response", result, last=not body.whole)
-        if not body.whole:
+        if body.whole:
+            await send_answer(send, "http.response", result)
+            return
+        async with trio.open_nursery() as nursery:
             # Hypercorn would wait for ever for somebody to take the rest of the body.
-            await client.aclose()
-            client.cut()
+            nursery.start_soon(_discard, receive)
+            await send_answer(send, "http.response", result, last=True)
+            nursery.cancel_scope.cancel()
+        await client.aclose()
+        client.cut()
 
     async def _send_stream(
         self, scope: Any, send: Any, client: ClientStream, streaming: Streaming
@@ -161,6 +166,11 @@ async def send_answer(send: Any, kind: str, answer: Answer, *, last: bool = Fals
         pairs.append((b"connection", b"close"))
     await send(_start(kind, answer.status, pairs))
     await send({"type": f"{kind}.body", "body": answer.body or b""})
+
+
+async def _discard(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def too_large(limit: int) -> Refusal:

@@ -133,19 +133,21 @@ async def serve_plain(client: ClientStream, app: App, ends: Ends, log: Log | Non
                 return data
             request, data = plain
             started = trio.current_time()
-            result = await app.answer(request)
-            # Bound early: a stream keeps what is local here for as long as it is open.
+            # A stream keeps what is local here for as long as it is open.
             del plain
-            if isinstance(result, Streaming):
-                status = 200
-                await _send_stream(client, ends, result)
-            else:
-                status = result.status
-                await client.send(_response(result, last=app.drain.begun.is_set()))
-            if log is not None:
-                seconds = trio.current_time() - started
-                log(client.address, request.method, request.path, status, seconds)
-            if isinstance(result, Streaming) or app.drain.begun.is_set():
+            result = await app.answer(request)
+            status = 200 if isinstance(result, Streaming) else result.status
+            last = app.drain.begun.is_set()
+            try:
+                if isinstance(result, Streaming):
+                    await _send_stream(client, ends, result)
+                    return None
+                await client.send(_response(result, last=last))
+            finally:
+                if log is not None:
+                    seconds = trio.current_time() - started
+                    log(client.address, request.method, request.path, status, seconds)
+            if last:
                 return None
             if data:
                 await trio.lowlevel.checkpoint()

@@ -61,7 +61,7 @@ class Openings:
         if lost.reason != "future":
             # If that is gone meanwhile, trying on would lose more than it gains.
             with suppress(HistoryLostError):
-                return await self.open(bus, request(after=lost.oldest))
+                return await self.open(bus, request(after=lost.position))
         return await self.open(bus, request())
 
 

@@ -16,15 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import hypercorn.trio
 import trio
+from hypercorn.config import Config
+from quart_trio import QuartTrio
 
 from trio_watchbus import InMemoryWatchBus
 from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left
-from trio_watchbus.web import ServerOptions, serve
+from trio_watchbus.web import ServerOptions, WebOptions, drain, serve, watchbus_blueprint
 
 SECONDS = 30
 """How long anything may take before a test gives up: far longer than it does."""
+
+WAYS = ["plain", "hypercorn", "mounted"]
+"""How a request comes to its handler: by the loop that a connection of `serve` begins in, by the
+hypercorn that it is handed to, or by a blueprint on a Quart-Trio application that hypercorn serves
+as it comes."""
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -83,7 +91,12 @@ class Event(NamedTuple):
 class Client:
     """A connection to the server, of which the test writes each byte."""
 
-    def __init__(self, connection: trio.socket.SocketType, stream: trio.abc.Stream) -> None:
+    def __init__(
+        self, connection: trio.socket.SocketType, stream: trio.abc.Stream, way: str = "plain"
+    ) -> None:
+        self._prefix = "/bus" if way == "mounted" else ""
+        # A tab is not plain.
+        self._headers = {"X-Way": "a\tb"} if way == "hypercorn" else {}
         self._socket = connection
         self.stream = stream
         self._buffer = b""
@@ -173,10 +186,13 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send a whole request."""
-        fields = {"Host": "127.0.0.1", **(headers or {})}
+        fields = {"Host": "127.0.0.1", **self._headers, **(headers or {})}
         if body or method == "POST":
             fields.setdefault("Content-Length", str(len(body)))
-        lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items())]
+        lines = [
+            f"{method} {self._prefix}{target} HTTP/1.1",
+            *(f"{k}: {v}" for k, v in fields.items()),
+        ]
         await self.send("\r\n".join([*lines, "", ""]).encode("latin1") + body)
 
     async def stream_events(self, target: str, **headers: str) -> Event:
@@ -312,8 +328,10 @@ class Server:
         bus: InMemoryWatchBus,
         bind: str = "127.0.0.1:0",
         context: ssl.SSLContext | None = None,
+        way: str = "plain",
     ) -> None:
         self.bus = bus
+        self.way = way
         self._context = context
         self.bind = bind
         self.url = ""
@@ -350,7 +368,7 @@ class Server:
             raise
         stream = trio.SocketStream(connection)
         if self._context is None or clear:
-            return Client(connection, stream)
+            return Client(connection, stream, self.way)
         return Client(
             connection,
             trio.SSLStream(stream, self._context, server_hostname=address, https_compatible=True),
@@ -404,14 +422,41 @@ class Server:
     ) -> None:
         """Serve."""
         with self._scope:
-            await serve(
-                self.bus,
-                bind=self.bind,
-                options=options,
-                shutdown_trigger=self.stop.wait,
-                task_status=task_status,
-            )
+            if self.way == "mounted":
+                await self._run_mounted(options, task_status)
+            else:
+                await self._run_serve(options, task_status)
         self.stopped.set()
+
+    async def _run_mounted(
+        self, options: WebOptions | None, task_status: trio.TaskStatus[list[str]]
+    ) -> None:
+        app = QuartTrio(__name__)
+        routes = watchbus_blueprint(self.bus, options)
+        app.register_blueprint(routes, url_prefix="/bus")
+        config = Config.from_mapping(
+            bind=self.bind,
+            errorlog=None,
+            graceful_timeout=SECONDS,
+            include_server_header=False,
+        )
+
+        async def stopping() -> None:
+            await self.stop.wait()
+            drain(routes)
+
+        await hypercorn.trio.serve(app, config, shutdown_trigger=stopping, task_status=task_status)
+
+    async def _run_serve(
+        self, options: ServerOptions | None, task_status: trio.TaskStatus[list[str]]
+    ) -> None:
+        await serve(
+            self.bus,
+            bind=self.bind,
+            options=options,
+            shutdown_trigger=self.stop.wait,
+            task_status=task_status,
+        )
 
 
 @asynccontextmanager
@@ -419,6 +464,7 @@ async def served(
     bus: InMemoryWatchBus | None = None,
     bind: str = "127.0.0.1:0",
     context: ssl.SSLContext | None = None,
+    way: str = "plain",
     **options: Any,
 ) -> AsyncIterator[Server]:
     """Serve a bus; at the end assert that it still is, and that nothing is left of its clients.
@@ -427,13 +473,14 @@ async def served(
         bus: the bus, a new one unless given.
         bind: where to listen.
         context: what clients trust, where the server speaks TLS.
+        way: one of `WAYS`.
         **options: see `ServerOptions`.
     """
     # So that a connection which does not end by itself fails the test.
     options = {"grace": 2 * SECONDS, **options}
     bus = InMemoryWatchBus() if bus is None else bus
     async with assert_nothing_left(), trio.open_nursery() as nursery:
-        server = Server(bus, bind, context)
+        server = Server(bus, bind, context, way)
         urls = await nursery.start(partial(server.run, ServerOptions(**options)))
         server.url = urls[0]
         yield server

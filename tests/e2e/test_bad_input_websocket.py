@@ -6,6 +6,7 @@ After any of it the server still serves, and no watch is left: the fixture sees 
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 import trio
@@ -23,6 +24,7 @@ from served import (
     served,
     until,
 )
+from wsproto.frame_protocol import FrameProtocol
 
 from trio_watchbus._protocol import REQUESTS_AT_ONCE
 from trio_watchbus.web._app import App
@@ -333,3 +335,54 @@ async def test_a_client_that_vanishes_behind_unread_frames() -> None:
         await client.send(frame(TEXT, b"a") * 200)
         client.vanish()
         await until(lambda: server.watches == 0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("piece", [b"", b"a"], ids=["empty", "one byte"])
+async def test_fragments_without_end_are_bounded(server: Server, path: str, piece: bytes) -> None:
+    """A message of a thousand tiny fragments is enough: 1008. Nobody else waits meanwhile."""
+    async with await open_websocket(server, path) as client:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await client.send(frame(TEXT, b"a", final=False) + frame(0, piece, final=False) * 1100)
+        assert await client.close_code() == 1008
+        await client.is_closed()
+
+
+async def test_many_fragments_of_some_size_are_a_message(server: Server) -> None:
+    """What matters is how little they carry."""
+    async with await open_websocket(server, "/ws") as client:
+        text = b'{"op": "publish", "id": 1, "key": "a", "data": "%b"}' % (b"a" * 40_000)
+        pieces = [text[at : at + 16] for at in range(0, len(text), 16)]
+        await client.send(
+            frame(TEXT, final=False)
+            + b"".join(frame(0, piece, final=False) for piece in pieces)
+            + frame(0)
+        )
+        assert '"op":"published"' in str(await client.message())
+
+
+@pytest.mark.parametrize("kind", [PING, 10, TEXT])
+async def test_the_loop_goes_round_between_frames_of_one_read(
+    server: Server, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them come at once, counted in frames and not by a clock."""
+    most = count = 0
+    receive = FrameProtocol.received_frames
+
+    def counted(protocol: FrameProtocol) -> Any:
+        nonlocal count
+        for each in receive(protocol):
+            count += 1
+            yield each
+
+    monkeypatch.setattr(FrameProtocol, "received_frames", counted)
+    data = frame(kind, b"")
+    async with await open_websocket(server, "/ws?key=a") as client:
+        await client.send(data * 5000)
+        idle = 0
+        while idle < 1000 and count < 5000:
+            before = count
+            await trio.lowlevel.checkpoint()
+            most = max(most, count - before)
+            idle = 0 if count > before else idle + 1
+        assert 0 < most <= 32

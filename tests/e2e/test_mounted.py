@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import hypercorn.trio
 import pytest
 import trio
 from hypercorn.config import Config
-from quart import Blueprint, abort, request
+from quart import Blueprint, abort, request, websocket
 from quart_trio import QuartTrio
 from served import SECONDS, Server, until
 
@@ -142,3 +143,59 @@ async def test_a_whole_application() -> None:
 def test_what_is_not_a_bus_s_routes_is_not_drained() -> None:
     with pytest.raises(TypeError, match="watchbus_blueprint returns"):
         drain(Blueprint("other", __name__))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["create_app", "blueprint"])
+def test_a_server_on_asyncio_is_told_at_its_start(whole: bool) -> None:
+    """In one line, with what to do, rather than by an error of each request."""
+    app = QuartTrio(__name__)
+    if whole:
+        app = create_app(InMemoryWatchBus())
+    else:
+        app.register_blueprint(watchbus_blueprint(InMemoryWatchBus()), url_prefix="/bus")
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "lifespan.startup"}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope: Any = {"type": "lifespan", "asgi": {"version": "3.0"}}
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    [event] = sent
+    assert event["type"] == "lifespan.startup.failed"
+    assert "needs Trio" in event["message"]
+    assert "--worker-class trio" in event["message"]
+    assert "\n" not in event["message"]
+
+
+async def test_hooks_of_an_application_run_first() -> None:
+    """On HTTP and on WebSocket, before the handlers look at anything."""
+    bus = InMemoryWatchBus()
+    server = Server(bus, way="mounted")
+    app = QuartTrio(__name__)
+    app.register_blueprint(watchbus_blueprint(bus), url_prefix="/bus")
+    seen: list[str] = []
+
+    @app.before_request
+    async def check() -> None:
+        seen.append(request.path)
+        abort(418)
+
+    @app.before_websocket
+    async def check_websocket() -> None:
+        seen.append(websocket.path)
+        abort(418)
+
+    config = Config.from_mapping(bind="127.0.0.1:0", errorlog=None)
+    async with trio.open_nursery() as nursery:
+        run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=server.stop.wait)
+        [server.url] = await nursery.start(run)
+        bad = {"Host": "evil.example"}
+        assert (await server.ask("/publish", "POST", b"1", bad)).status == 418
+        assert (await server.ask("/sse", headers=bad)).status == 418
+        async with await server.connect() as client:
+            assert (await client.upgrade("/ws", **bad)).status == 418
+        server.stop.set()
+    assert seen == ["/bus/publish", "/bus/sse", "/bus/ws"]

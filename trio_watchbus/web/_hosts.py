@@ -6,7 +6,9 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([0-9]{0,5}))?", re.IGNORECASE)
+_AUTHORITY = re.compile(
+    r"(?:\[([0-9a-f.]*:[0-9a-f:.]*)\]|([a-z0-9._-]+))(?::([0-9]{0,5}))?", re.IGNORECASE
+)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

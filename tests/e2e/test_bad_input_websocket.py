@@ -385,4 +385,5 @@ async def test_the_loop_goes_round_between_frames_of_one_read(
             await trio.lowlevel.checkpoint()
             most = max(most, count - before)
             idle = 0 if count > before else idle + 1
-        assert 0 < most <= 32
+        # Two turns may come between two of this task's.
+        assert 0 < most <= 2 * 32

@@ -76,8 +76,11 @@ def test_what_hypercorn_keeps_of_a_websocket(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["alpn_protocols", "keep_alive_max_requests", "max_app_queue_size", "ssl_handshake_timeout"]
-    + ["include_server_header", "logger_class", "websocket_max_message_size"],
+    [
+        *("alpn_protocols", "keep_alive_max_requests", "max_app_queue_size"),
+        *("include_server_header", "logger_class", "ssl_handshake_timeout"),
+        "websocket_max_message_size",
+    ],
 )
 def test_an_option_of_hypercorn(name: str) -> None:
     """One that is not there would be set to no effect."""

@@ -45,8 +45,8 @@ _FRAMES_A_TURN = 32
 
 _FREE_FRAGMENTS: Final = 1024
 _FRAGMENT_SIZE: Final = 16
-"""A message may have so many fragments, and more if they have so many bytes on average: else a
-client makes much work of few bytes, and of none endless work."""
+"""A message may have so many fragments, and one more for each so many bytes: else a client makes
+much work of few bytes, and endless work of none."""
 
 _POLICY = 1008
 _TOO_BIG = 1009
@@ -327,7 +327,7 @@ class _Frames:
             return _BUSY
         self._fragments += 1
         self._size += len(event.data)
-        if self._fragments > _FREE_FRAGMENTS and self._size < _FRAGMENT_SIZE * self._fragments:
+        if self._size < _FRAGMENT_SIZE * (self._fragments - _FREE_FRAGMENTS):
             return _POLICY
         if event.message_finished:
             self._fragments = self._size = 0

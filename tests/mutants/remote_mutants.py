@@ -19,6 +19,8 @@ REMOTE = (
 OPENING = ("tests/remote/test_opening.py",)
 
 SESSION = "web/_session.py"
+SESSION_WATCH = "web/_session_watch.py"
+WATCHES = "web/_watches.py"
 FEED = "_remote/_feed.py"
 CALLS = "_remote/_calls.py"
 REMOTE_BUS = "_remote/_bus.py"
@@ -56,28 +58,28 @@ MUTANTS = [
     ),
     Mutant(
         "who puts up with a loss is refused",
-        SESSION,
+        SESSION_WATCH,
         "            if not request.lossy or request.after is None:\n",
         "            if True:\n",
         PROTOCOL,
     ),
     Mutant(
         "who was promised to be resumed exactly gets less",
-        SESSION,
+        SESSION_WATCH,
         "            if not request.lossy or request.after is None:\n",
         "            if request.after is None:\n",
         PROTOCOL,
     ),
     Mutant(
         "a loss at resuming is not told",
-        SESSION,
-        "                if loss is not None:\n                    await self._tell",
-        "                if False:\n                    await self._tell",
+        SESSION_WATCH,
+        "            if loss is not None:\n                await self._tell",
+        "            if False:\n                await self._tell",
         PROTOCOL,
     ),
     Mutant(
         "the size of a loss is made up where history was rewritten",
-        SESSION,
+        SESSION_WATCH,
         '            if lost.reason == "trimmed":\n                after',
         "            if True:\n                after",
         PROTOCOL,
@@ -91,17 +93,16 @@ MUTANTS = [
     ),
     Mutant(
         "a window is not kept to",
-        SESSION,
-        "                served.window -= len(messages)\n",
+        SESSION_WATCH,
+        "                self._window -= len(messages)\n",
         "                pass\n",
         PROTOCOL,
     ),
     Mutant(
         "a loss is not told to the client",
-        SESSION,
-        "        await self._send(protocol.Lagged(identifier, loss.missed, loss.position,"
-        " loss.reason))\n",
-        "        await trio.lowlevel.checkpoint()\n",
+        SESSION_WATCH,
+        "            await self._tell_loss(loss)\n\n    async def _receive",
+        "            pass\n\n    async def _receive",
         PROTOCOL,
     ),
     Mutant(
@@ -113,52 +114,52 @@ MUTANTS = [
     ),
     Mutant(
         "a bookmark is not sent",
-        SESSION,
-        "                if watch.position != served.told:\n",
+        SESSION_WATCH,
+        "            if watch.position != self._last_sent_position:\n",
         "                if False:\n",
         PROTOCOL,
     ),
     Mutant(
         "more of a watch is never sent than its window was at first",
-        SESSION,
-        "            self.window += count\n",
+        SESSION_WATCH,
+        "            self._window += count\n",
         "            pass\n",
         PROTOCOL,
     ),
     Mutant(
         "a watch whose window is shut sleeps on when more is asked for",
-        SESSION,
-        "            self.window += count\n        self.more.set()\n",
-        "            self.window += count\n",
+        SESSION_WATCH,
+        "            self._window += count\n        self._more.set()\n",
+        "            self._window += count\n",
         PROTOCOL,
     ),
     Mutant(
         "a watch that the client closed stays",
-        SESSION,
-        "        if self.watch is not None:\n            self.watch.close()\n"
-        "        self.more.set()\n",
-        "        self.more.set()\n",
+        SESSION_WATCH,
+        "        if self._watch is not None:\n            self._watch.close()\n"
+        "        self._more.set()\n",
+        "        self._more.set()\n",
         PROTOCOL,
     ),
     Mutant(
         "a watch whose window is shut cannot be closed",
-        SESSION,
-        "            self.watch.close()\n        self.more.set()\n",
-        "            self.watch.close()\n",
+        SESSION_WATCH,
+        "            self._watch.close()\n        self._more.set()\n",
+        "            self._watch.close()\n",
         PROTOCOL,
     ),
     Mutant(
         "what came with a loss in one turn is lost with it",
-        SESSION,
-        "            return messages, loss\n",
-        "            return messages[:1], loss\n",
+        WATCHES,
+        "            return loss\n",
+        "            del messages[1:]\n            return loss\n",
         PROTOCOL,
     ),
     Mutant(
         "a loss behind messages is told as if nothing had come before it",
-        SESSION,
-        "            served.told = messages[-1].id if loss is not None else watch.position\n",
-        "            served.told = watch.position\n",
+        SESSION_WATCH,
+        "            position = messages[-1].id if loss is not None else watch.position\n",
+        "            position = watch.position\n",
         PROTOCOL,
     ),
     Mutant(
@@ -185,7 +186,7 @@ MUTANTS = [
     Mutant(
         "a drain is not announced",
         SESSION,
-        "        await self._send(protocol.End(reason))\n",
+        "        await self._outbox.answer(protocol.End(reason))\n",
         "",
         PROTOCOL,
     ),
@@ -479,7 +480,7 @@ MUTANTS = [
     ),
     Mutant(
         "a client's watch has as large a buffer as it asks for",
-        SESSION,
+        SESSION_WATCH,
         "min(request.buffer_size, BUFFER_SIZE)",
         "request.buffer_size",
         ("tests/remote/test_session.py",),

@@ -78,6 +78,7 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
 @_setting("max_inbound_size", type=int, help="Bytes of a WebSocket message from a client.")
 @_setting("max_batch_size", type=int, help="Bytes of an NDJSON batch.")
 @_setting("max_batch_messages", type=int, help="Messages of a batch.")
+@_setting("max_in_flight_size", type=int, help="Bytes in flight, of each worker.")
 @_setting("access_log", is_flag=True, help="Log each request.")
 @click.pass_obj
 def serve(stop: StopRequests, /, bind: str, bus_url: str, workers: int, **settings: Any) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
-from served import Server, resident_size, served, until
+import trio
+from served import BINARY, Server, frame, resident_size, served, until
 
 from trio_watchbus import InMemoryWatchBus, Retention
 
@@ -113,3 +115,36 @@ async def test_a_stream_that_cannot_begin_is_refused_and_logged(
         assert (response.status, response.error) == (500, "internal")
         assert b"inside" not in response.body
     assert "inside" in caplog.text
+
+
+async def test_what_waits_for_slow_clients_is_in_the_budget() -> None:
+    """Clients for which too much waits are cut; what waited is given back."""
+    async with served(max_in_flight_size=1_000_000, write_timeout=1000) as server:
+        clients = [await server.connect(4096) for _ in range(8)]
+        for client in clients:
+            await client.stream_events("/sse?key=a")
+        assert server.watches == len(clients)
+        # Far more than what systems hold for them.
+        for _ in range(50):
+            await server.bus.publish("a", b"x" * 300_000)
+        await until(lambda: server.watches <= 4)
+        for client in clients:
+            client.vanish()
+        await until(lambda: not server.watches)
+        response = await server.ask("/publish?key=b", "POST", bytes(990_000))
+        assert response.status == 200
+
+
+async def test_websocket_messages_in_flight_are_in_the_budget() -> None:
+    """One that is arriving and has no room ends its connection with 1013, and is given back."""
+    async with served(max_in_flight_size=500_000, max_inbound_size=1_000_000) as server:
+        async with await server.connect() as client:
+            await client.upgrade("/ws?key=a")
+            for number in range(6):
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await client.send(frame(0 if number else BINARY, bytes(100_000), final=False))
+            assert await client.close_code() == 1013
+            await client.is_closed()
+        await until(lambda: not server.watches)
+        response = await server.ask("/publish?key=b", "POST", bytes(490_000))
+        assert response.status == 200

@@ -248,3 +248,13 @@ async def test_streams_with_much_to_send_take_turns() -> None:
             most = max(most, encoded - before)
     assert encoded == 50 * 1000
     assert most <= 50 * 16 + 2 * 128
+
+
+async def test_a_stream_takes_no_more_from_its_watch_than_a_chunk() -> None:
+    """What a client does not read stays in the watch, which has bounds of its own."""
+    bus = InMemoryWatchBus()
+    async with streaming(bus) as stream:
+        for _ in range(50):
+            bus.publish_nowait("a", b"x" * 100_000)
+        assert (await anext(stream)).count(b"id:") == 3
+        assert stream._watch.statistics().buffered == 47

@@ -69,11 +69,11 @@ class AsgiApp:
         chunked = scope["http_version"] == "1.1"
         with closing(stream), self._ends.watching(client, stream.ask_client):
             await send(_start("http.response", 200, _pairs(headers)))
-            async for chunk in stream:
-                if chunked:
-                    # Past hypercorn, which takes longer than all the rest.
-                    await client.send_chunk(chunk)
-                else:
+            if chunked:
+                # Past hypercorn, which takes longer than all the rest.
+                await stream.send_all(client.send_chunk)
+            else:
+                async for chunk in stream:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

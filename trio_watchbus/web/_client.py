@@ -123,9 +123,15 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     async def receive_first(self) -> bytes:
         """Receive for the loop that serves plain requests: nobody closes meanwhile."""
-        data: bytes = await self._stream.receive_some(_MAX_BYTES)
-        self.last_heard = trio.current_time()
-        return data
+        if self.is_tls:
+            data: bytes = await self._stream.receive_some(_MAX_BYTES)
+            return data
+        # Trio's stream would try to read first, where mostly nothing has come yet.
+        await trio.lowlevel.wait_readable(self._socket.fileno())
+        try:
+            return os.read(self._socket.fileno(), _MAX_BYTES)
+        except OSError as error:
+            raise trio.BrokenResourceError("the client is gone") from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._is_websocket:

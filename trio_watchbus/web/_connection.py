@@ -160,8 +160,7 @@ async def _send_stream(client: ClientStream, ends: Ends, streaming: Streaming) -
         head = _head(200, headers) + b"transfer-encoding: chunked\r\n\r\n"
         await client.send(b"%b%x\r\n%b\r\n" % (head, len(first), first))
         del first, head, headers, streaming
-        async for chunk in stream:
-            await client.send_chunk(chunk)
+        await stream.send_all(client.send_chunk)
         await client.send(b"0\r\n\r\n")
 
 

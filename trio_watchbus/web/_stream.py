@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Self, final
 
@@ -114,20 +114,42 @@ class EventStream:
         if self._opening:
             opening, self._opening = self._opening, b""
             return opening
-        chunk = b"" if self._ended else await self._next()
+        chunk = b"" if self._ended else await self._next(None)
         if not chunk:
             raise StopAsyncIteration
         return chunk
 
-    async def _next(self) -> bytes:
+    async def send_all(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send what iterating gives, at half the cost.
+
+        Args:
+            send: sends one chunk whole, whatever is cancelled.
+        """
+        async for chunk in self:
+            await send(chunk)
+            while not self._ended and (chunk := await self._next(send)):
+                await send(chunk)
+
+    async def _next(self, send: Callable[[bytes], Awaitable[None]] | None) -> bytes:
+        """Return the next chunk; with `send`, the next that is not messages, those being sent.
+
+        Nothing is returned at the end of the client's side.
+        """
         try:
             if self._history is not None:
                 return self._history_chunk()
-            first = await self._receive()
-            if first is not None:
-                return await self._chunk(first)
-            if self._ended:
-                return b""
+            chunk = b""
+            with self._drain.interrupting(self._heartbeat) as scope:
+                self._scope = scope
+                # Others run before what waits is taken, so that what comes meanwhile joins it.
+                chunk = await self._chunk(await self._watch.receive_batch(1))
+                while send is not None:
+                    await send(chunk)
+                    chunk = b""
+                    chunk = await self._chunk(await self._watch.receive_batch(1))
+            self._scope = None
+            if chunk or self._ended:
+                return chunk
             if self._drain.begun.is_set():
                 return self._end("shutdown")
             return bookmark(self._watch.position)
@@ -136,29 +158,19 @@ class EventStream:
         except trio.EndOfChannel:
             return self._end("closed")
         except trio.BrokenResourceError:
-            # The bus raises why where it was opened.
+            # The bus raises why where it was opened; or it is the client that is gone.
             return self._end("failed")
         except Exception:
             # Beside a cancel, a framework would lose it.
             logger.exception("a stream failed")
             return self._end("failed")
 
-    async def _receive(self) -> Message | None:
-        """Return the next message, or None after a heartbeat, in a drain or when asked."""
-        message = None
-        with self._drain.interrupting(self._heartbeat) as scope:
-            self._scope = scope
-            message = await self._watch.receive()
-        self._scope = None
-        return message
-
-    async def _chunk(self, first: Message) -> bytes:
-        """Return the events of `first` and what waits behind it, as much as one chunk takes.
+    async def _chunk(self, messages: list[Message]) -> bytes:
+        """Return the events of `messages` and of what waits behind, as much as one chunk takes.
 
         Streams with much to send take turns, so that many of them together leave the loop to
         others between any two.
         """
-        messages = [first]
         loss = take_waiting(self._watch, messages, _SMALL_CHUNK, CHUNK_SIZE)
         if loss is None and len(messages) == _SMALL_CHUNK:
             # What was taken is sent, whatever is cancelled.

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_watchbus._protocol import MalformedFrameError, RequestError, parse_publication
-from trio_watchbus._protocol._requests import Publication, _convert, _load_object
+from trio_watchbus._protocol._requests import Publication, _convert, _Line, _load_object
 
 NAMES = ["key", "prefix", "data", "data_base64", "other", ""]
 VALUES = ['"a"', '""', '"YQ=="', '"YQ"', '"\u00e9\U0001f600"', '"\x1f"', '"\ud800"', '"\\u0061"']
@@ -36,5 +36,5 @@ def outcome(parse: Callable[[str], Publication], text: str) -> object:
 @example('{"key":"a","key":"b"}')
 @example('{"key":"a","data":"\ud800"}')
 def test_both_ways_come_to_the_same(text: str) -> None:
-    strict = outcome(lambda whole: _convert(_load_object(whole), Publication), text)
+    strict = outcome(lambda whole: _convert(_load_object(whole), _Line), text)
     assert outcome(parse_publication, text) == strict

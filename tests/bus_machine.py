@@ -28,6 +28,7 @@ from naive_bus import Lag, NaiveBus, NaiveWatch, Sent
 from served import caught_up
 
 from trio_watchbus import HistoryLostError, Message, Retention, WatchLaggedError
+from trio_watchbus._message import Position
 from trio_watchbus.abc import Watch, WatchBus
 
 small_retentions = st.builds(
@@ -134,9 +135,11 @@ class BusMachine(RuleBasedStateMachine):
         retention = data.draw(self.retentions, label="retention")
         self.model = NaiveBus(retention.filled())
         self.bus = self.trio.open(type(self).factory(retention=retention))
-        self.epoch = self.bus.position.partition("-")[0]
-        self.start = sequence(self.bus.position)
-        assert self.start == 0
+        start = Position.parse(self.bus.position)
+        self.epoch = start.epoch
+        assert start.sequence == 0
+        # By number, as a bus may name more of a message than its number.
+        self.positions = {0: self.bus.position}
 
     def teardown(self) -> None:
         if hasattr(self, "bus"):
@@ -180,8 +183,15 @@ class BusMachine(RuleBasedStateMachine):
             self.model.send(name, data, is_prefix=bool(prefix))
         ids: list[str] = self.trio.run(settle)
         if batch:
-            assert ids == [f"{self.epoch}-{n}" for n in range(first, self.model.last + 1)]
+            numbers = range(first, self.model.last + 1)
+            assert list(map(self._numbered, ids)) == list(numbers)
+            self.positions.update(zip(numbers, ids, strict=True))
         return ids
+
+    def _numbered(self, position: str) -> int:
+        parsed = Position.parse(position)
+        assert parsed.epoch == self.epoch
+        return parsed.sequence
 
     async def _until(self, ask: Callable[[], Awaitable[bool]]) -> None:
         """Assert that the answer is yes, in the time that the bus has for it."""
@@ -217,7 +227,8 @@ class BusMachine(RuleBasedStateMachine):
             history = how["history"] = start[1]
         elif start[0] == "after":
             after = max(0, self.model.last - start[1])
-            how["after"] = f"{self.epoch}-{after}"
+            # One that has not come yet has no more than a number.
+            how["after"] = self.positions.get(after, f"{self.epoch}-{after}")
         if (len(names), len(beginnings)) == (1, 0):
             opening = self.bus.watch(*names, **how)
         elif (len(names), len(beginnings)) == (0, 1):
@@ -249,7 +260,7 @@ class BusMachine(RuleBasedStateMachine):
             with pytest.raises(HistoryLostError) as raised:
                 self.trio.run(both.opening.__aenter__)
             assert raised.value.reason == reason
-            assert raised.value.position == f"{self.epoch}-{self.model.first - 1}"
+            assert self._numbered(raised.value.position) == self.model.first - 1
             return multiple()
         both.watch = self.trio.run(both.opening.__aenter__)
         both.model.start(after=after, history=history)
@@ -315,7 +326,7 @@ class BusMachine(RuleBasedStateMachine):
         return Lag(raised.value.missed, sequence(raised.value.position))
 
     def _as_sent(self, message: Message) -> Sent:
-        assert message.id.startswith(f"{self.epoch}-")
+        assert message.id == self.positions[sequence(message.id)]
         return Sent(sequence(message.id), message.key, message.data, message.is_prefix)
 
     async def _leave_all(self) -> None:

@@ -168,5 +168,5 @@ def test_the_installed_wheel_is_what_is_tested() -> None:
     site_packages = Path(sysconfig.get_path("purelib"))
     assert site_packages / "trio_watchbus" == FOLDER
     held = {str(path) for path in files("trio-watchbus") or ()}
-    assert {"trio_watchbus/py.typed", "trio_watchbus/_redis/_script.lua"} <= held
+    assert {"trio_watchbus/py.typed", "trio_watchbus/_redis/lua/prelude.lua"} <= held
     assert {path for path in held if path.startswith(("tests", "docs"))} == set()

@@ -20,6 +20,7 @@ from redis_bus.servers import RedisServer, binaries, running
 from served import SECONDS, until
 
 from trio_watchbus import HistoryLostError, Message, Retention, WatchLaggedError
+from trio_watchbus._message import Position
 from trio_watchbus.abc import Watch, WatchBus
 
 OPERATIONS = 150
@@ -102,11 +103,14 @@ class Player:
         self.watcher = watcher
         self.model = NaiveBus(retention.filled())
         self.epoch = ""
+        # By their numbers, as their ids need not be made of epoch and number alone.
+        self.positions: dict[int, str] = {}
         self.open: list[Open] = []
         self.received = 0
 
     async def play(self, operations: list[Operation]) -> None:
-        self.epoch = self.watcher.position.partition("-")[0]
+        self.epoch = Position.parse(self.watcher.position).epoch
+        self.positions[0] = self.watcher.position
         for name, arguments in operations:
             with trio.fail_after(SECONDS):
                 if name in ("publish", "publish_many", "watch"):
@@ -124,14 +128,16 @@ class Player:
     async def publish(self, name: str, data: bytes, is_prefix: bool = False) -> None:
         self.model.send(name, data, is_prefix=is_prefix)
         publish = self.publisher.publish_prefix if is_prefix else self.publisher.publish
-        assert await publish(name, data) == self.position(self.model.last)
+        self.know(await publish(name, data), self.model.last)
 
     async def publish_many(self, *batch: Any) -> None:
         first = self.model.last + 1
         for name, data, *prefix in batch:
             self.model.send(name, data, is_prefix=bool(prefix))
         ids = await self.publisher.publish_many(batch)
-        assert ids == [self.position(n) for n in range(first, self.model.last + 1)]
+        for number, position in enumerate(ids, first):
+            self.know(position, number)
+        assert len(ids) == len(batch)
 
     async def watch(
         self,
@@ -218,10 +224,16 @@ class Player:
         self.received += len(wanted)
 
     def position(self, number: int) -> str:
-        return f"{self.epoch}-{number}"
+        # One that has not come yet has no more than a number.
+        return self.positions.get(number, f"{self.epoch}-{number}")
+
+    def know(self, position: str, number: int) -> None:
+        parsed = Position.parse(position)
+        assert (parsed.epoch, parsed.sequence) == (self.epoch, number)
+        self.positions[number] = position
 
     def model_after(self, model: NaiveWatch, position: str) -> list[Sent]:
-        assert position.startswith(f"{self.epoch}-")
+        assert Position.parse(position).epoch == self.epoch
         return model.after(sequence(position))
 
     def as_sent(self, message: Message) -> Sent:

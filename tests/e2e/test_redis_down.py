@@ -17,7 +17,7 @@ async def test_while_redis_is_down_the_answer_is_503(caplog: pytest.LogCaptureFi
     """With when to try again, and nothing from inside; a stream waits, and goes on afterwards."""
     with running(min(binaries())) as redis:
         async with (
-            open_redis_watchbus(redis.url, publish_timeout=0.5) as bus,
+            open_redis_watchbus(redis.url, timeout=0.5) as bus,
             served(cast(Any, bus)) as server,
             await server.connect() as watcher,
         ):

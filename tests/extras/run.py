@@ -50,7 +50,7 @@ def open_bus(url: str) -> None:
     """Look for a bus where there is none."""
 
     async def enter() -> None:
-        async with trio_watchbus.open_watchbus(url, publish_timeout=0.5):
+        async with trio_watchbus.open_watchbus(url, timeout=0.5):
             raise AssertionError(f"there is a bus at {url}")
 
     with suppress(trio_watchbus.BusUnavailableError):

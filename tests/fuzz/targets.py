@@ -170,13 +170,15 @@ def entries(data: bytes) -> None:
     """Entries of a log are handed on as messages or passed over, whatever they hold."""
     fields = data.split(b",")
     log = [(b"%d-0" % number, fields[number % 7 :]) for number in range(1, 5)]
-    log += [(b"%d-%d" % (len(data), len(fields)), [b"k", b"key", b"d", data, b"t", b"1"])]
+    known = [b"k", b"key", b"d", data, b"t", b"1", b"n", fields[0], b"a", fields[-1]]
+    log += [(b"%d-%d" % (len(data), len(fields)), known)]
     page = read_log(log, "e")
-    messages = [message for _, run in page.runs for message in run]
+    messages = [message for run in page.runs for message in run.messages]
     assert len(messages) + page.skipped == len(log)
-    for start, run in page.runs:
-        for number, message in enumerate(run, start):
-            assert message.id == f"e-{number}"
+    for before, run in page.runs:
+        for number, message in enumerate(run, before.sequence + 1):
+            position = Position.parse(message.id)
+            assert (position.epoch, position.sequence) == ("e", number)
     for message in read_stream("key", log):
         Position.parse(message.id)
 

@@ -38,7 +38,7 @@ CONNECTING = ("tests/redis_bus/test_connections.py",)
 READER = "_redis/_reader.py"
 LAYOUT = "_redis/_layout.py"
 PUBLISHER = "_redis/_publisher.py"
-LINE = "_redis/_line.py"
+PIPELINE = "_redis/_pipeline.py"
 INDEX = "_redis/_index.py"
 MIRROR = "_redis/_mirror.py"
 BUS = "_redis/_bus.py"
@@ -46,7 +46,9 @@ OPEN = "_redis/_open.py"
 PAST = "_redis/_past.py"
 CONNECTION = "_redis/_connection.py"
 SCRIPT = "_redis/_script.lua"
-TROUBLE = "_redis/_trouble.py"
+BACKEND_ERRORS = "_redis/_backend_errors.py"
+STATES = "_redis/_states.py"
+REDIS_PY = "_redis/_redis_py.py"
 QUERIES = "_redis/_queries.py"
 
 MUTANTS = [
@@ -306,7 +308,7 @@ MUTANTS = [
     Mutant(
         "who rests does not know what it published itself",
         BUS,
-        "        return max(heard, stored) if stored.epoch == heard.epoch else heard\n",
+        "        return max(heard, stored, key=lambda position: position.sequence)\n",
         "        return heard\n",
         RESTING,
     ),
@@ -370,38 +372,29 @@ MUTANTS = [
     Mutant(
         "what was not answered is stored again",
         PUBLISHER,
-        "        if not again:\n            command: list",
-        "        self._call += again\n        if True:\n            command: list",
+        "        if not again:\n            self._call += 1\n",
+        "        if True:\n            self._call += 1\n",
         PUBLISHING,
     ),
     Mutant(
         "a publish of unknown fate looks as if it was not stored",
         PUBLISHER,
-        "        if not self.sent or not job.place:\n",
+        "        if not self.may_be_done or not waiting.place:\n",
         "        if True:\n",
         PUBLISHING,
     ),
     Mutant(
-        "an answer that was read is told to be missing",
-        LINE,
-        "            if job.outcome is None:\n                job.outcome = self.unanswered",
-        "            if True:\n                job.outcome = self.unanswered",
-        PUBLISHING,
-    ),
-    Mutant(
         "a publish that is refused for good is told to be unknown",
-        LINE,
-        "                self.sent = sent_before\n                if isinstance(trouble,"
-        " HopelessError):\n                    raise trouble\n",
-        "                if isinstance(trouble, HopelessError):\n                   "
-        " raise trouble\n                self.sent = sent_before\n",
+        STATES,
+        "        BatchEvent.REFUSE: BatchState.UNSENT,\n",
+        "        BatchEvent.REFUSE: BatchState.UNKNOWN,\n",
         PUBLISHING,
     ),
     Mutant(
         "a server that became a replica is not left",
-        LINE,
-        "            self._link.disconnect()\n            raise\n",
-        "            raise\n",
+        CONNECTION,
+        "        if any(isinstance(reply, ReplicaError) for reply in replies):\n",
+        "        if False:\n",
         FAILOVER,
     ),
     Mutant(
@@ -427,31 +420,30 @@ MUTANTS = [
     ),
     Mutant(
         "a caller who left is answered",
-        LINE,
-        "            job.task = None\n            return Abort.SUCCEEDED\n",
+        PIPELINE,
+        "            waiting.task = None\n            return Abort.SUCCEEDED\n",
         "            return Abort.SUCCEEDED\n",
         PUBLISHING,
     ),
     Mutant(
         "callers wait for ever",
-        LINE,
-        '                self._fail(job, BusUnavailableError(f"Redis gave no answer in'
-        ' {self._timeout:g} s"))\n',
+        PIPELINE,
+        "                self._fail(waiting, self._late())\n",
         "",
         PUBLISHING,
     ),
     Mutant(
         "what callers were told to be refused is sent later",
-        LINE,
-        "                group[:] = [job for job in group if job.task is not None]\n",
+        PIPELINE,
+        "            batch[:] = [each for each in batch if each.task is not None]\n",
         "",
         PUBLISHING,
     ),
     Mutant(
         "callers whom Redis refused wait until they are late",
-        LINE,
-        "                        self._fail(job, refused(trouble))\n",
-        "                        pass\n",
+        PIPELINE,
+        "                            self._fail(waiting, refused(error))\n",
+        "                            pass\n",
         PUBLISHING,
     ),
     Mutant(
@@ -618,9 +610,9 @@ MUTANTS = [
     ),
     Mutant(
         "a connection that is refused while the bus opens is not tried again",
-        BUS,
-        "        facts = await self._reader.start()\n        for line in self._lines:\n",
-        "        facts = await self._reader.start()\n        for line in ():\n",
+        OPEN,
+        "            for worker in bus._workers:\n                await worker.connect()\n",
+        "",
         CONNECTING,
     ),
     Mutant(
@@ -673,16 +665,9 @@ MUTANTS = [
         LEAVING,
     ),
     Mutant(
-        "the thread that publishes is one of the 40 that all of the program shares",
-        LINE,
-        "run_sync(self._carry, token, limiter=self._limiter)",
-        "run_sync(self._carry, token)",
-        LEAVING,
-    ),
-    Mutant(
         "who asks waits for an answer for as long as it takes",
         OPEN,
-        "answer_timeout = min(_LONGEST_ANSWER, publish_timeout / 3)",
+        "answer_timeout = min(_LONGEST_ANSWER, timeout / 3)",
         "answer_timeout = 1000.0",
         ("tests/redis_bus/test_faults_network.py",),
     ),
@@ -731,7 +716,7 @@ MUTANTS = [
     Mutant(
         "history of another epoch is given",
         BUS,
-        "        if watch.epoch != mirror.epoch:\n",
+        "        if watch.rewritten:\n",
         "        if False:\n",
         WATCHING,
     ),
@@ -753,7 +738,7 @@ MUTANTS = [
     Mutant(
         "a bus that is left keeps its connections",
         OPEN,
-        "        for link in bus._links:\n            link.disconnect()\n",
+        "        bus._disconnect()\n",
         "        pass\n",
         WATCHING,
     ),
@@ -804,7 +789,7 @@ MUTANTS = [
         "who asks a bus that was left waits for ever",
         INDEX,
         "        await self._wait_for(None, 1)\n",
-        "        self._ending = None\n        await self.ask(None)\n",
+        "        self._ending = None\n        await self.request(None)\n",
         WATCHING,
     ),
     Mutant(
@@ -816,14 +801,14 @@ MUTANTS = [
     ),
     Mutant(
         "a server that lacks a command is taken",
-        TROUBLE,
+        BACKEND_ERRORS,
         "|[Uu]nknown (Redis )?command",
         "|unknown command",
         PUBLISHING,
     ),
     Mutant(
         "a server that is busy is given up",
-        TROUBLE,
+        BACKEND_ERRORS,
         "LOADING|BUSY|TRYAGAIN",
         "LOADING|TRYAGAIN",
         BUSY,
@@ -832,12 +817,12 @@ MUTANTS = [
         "a server that loads is given up",
         CONNECTION,
         "    (BusyLoadingError, BusyError),\n",
-        "    (BusyLoadingError, HopelessError),\n",
+        "    (BusyLoadingError, PermanentError),\n",
         BUSY,
     ),
     Mutant(
         "a database that is not there is waited for",
-        TROUBLE,
+        BACKEND_ERRORS,
         '            r"|DB index is out of range|Client names cannot contain"\n',
         "",
         PUBLISHING,
@@ -857,17 +842,17 @@ MUTANTS = [
         PUBLISHING,
     ),
     Mutant(
-        "groups have no bound",
-        LINE,
-        "weight > self.heaviest or ",
+        "batches have no bound",
+        PIPELINE,
+        "weight > self.largest_batch or ",
         "",
         PUBLISHING,
     ),
     Mutant(
         "one key's stream of another type ends the bus for who asks",
         QUERIES,
-        '                isinstance(refusal, HopelessError) and "WRONGTYPE" not in str(refusal)\n',
-        "                isinstance(refusal, HopelessError)\n",
+        '                isinstance(refusal, PermanentError) and "WRONGTYPE" not in str(refusal)\n',
+        "                isinstance(refusal, PermanentError)\n",
         PUBLISHING,
     ),
     Mutant(
@@ -989,5 +974,47 @@ MUTANTS = [
         "    call('ZREM', PROCESSES, process)\n  else\n",
         "  else\n",
         WATCHING,
+    ),
+    Mutant(
+        "leaving waits for a name that is looked up",
+        REDIS_PY,
+        "        self._lookups.wake(end=end)\n",
+        "",
+        ("tests/redis_bus/test_cutting.py",),
+    ),
+    Mutant(
+        "what a server says when it refuses a connection is lost",
+        REDIS_PY,
+        "                self.last_words = _unread_error(handle)\n",
+        "",
+        CONNECTING,
+    ),
+    Mutant(
+        "a call whose answer is under way when the bus closes leaves its keys in the index",
+        INDEX,
+        "        self._changed.update(self._watches)\n        self._watches.clear()\n",
+        "        self._watches.clear()\n",
+        (*LEAVING, "tests/redis_bus/test_index.py"),
+    ),
+    Mutant(
+        "an interrupt while the farewell is said leaves keys in the index",
+        BUS,
+        "interrupt = raised\n                    await self._index.say_farewell()\n",
+        "interrupt = raised\n",
+        ("tests/redis_bus/test_interrupts.py",),
+    ),
+    Mutant(
+        "a certificate that is renewed ends a bus",
+        BACKEND_ERRORS,
+        "class MisconfiguredError(BusyError):",
+        "class MisconfiguredError(PermanentError):",
+        CONNECTING,
+    ),
+    Mutant(
+        "attempts do not slow down",
+        PIPELINE,
+        "await self._backoff.pause()\n",
+        "await Backoff(*PAUSES).pause()\n",
+        CONNECTING,
     ),
 ]

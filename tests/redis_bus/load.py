@@ -22,6 +22,7 @@ from trio_watchbus import (
     WatchLaggedError,
     open_redis_watchbus,
 )
+from trio_watchbus._message import Position
 from trio_watchbus.abc import Publication, Watch, WatchBus
 
 KEYS = ["a", "b", "ab"]
@@ -193,9 +194,9 @@ async def publish_end(bus: WatchBus) -> None:
 class Process:
     """Load from another process."""
 
-    def __init__(self, url: str, name: str, publish_timeout: float) -> None:
+    def __init__(self, url: str, name: str, patience: float) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, url, name, str(publish_timeout)],
+            [sys.executable, __file__, url, name, str(patience)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -222,9 +223,9 @@ class Process:
 
 
 @asynccontextmanager
-async def process(url: str, name: str, publish_timeout: float = 10.0) -> AsyncIterator[Process]:
+async def process(url: str, name: str, patience: float = 10.0) -> AsyncIterator[Process]:
     """Load from another process, killed at the end if it has not ended."""
-    other = await trio.to_thread.run_sync(Process, url, name, publish_timeout)
+    other = await trio.to_thread.run_sync(Process, url, name, patience)
     try:
         yield other
     finally:
@@ -246,16 +247,16 @@ Strike = Callable[[Account], Awaitable[None]]
 
 
 async def under_load(
-    url: str, processes: int, strike: Strike, *, publish_timeout: float = 10.0
+    url: str, processes: int, strike: Strike, *, patience: float = 10.0
 ) -> Counter[str]:
     """Let `strike` do something to a server under load, check, and return the counts."""
     async with AsyncExitStack() as stack:
         stack.enter_context(trio.fail_after(60))
         others = [
-            await stack.enter_async_context(process(url, f"other{i}-", publish_timeout))
+            await stack.enter_async_context(process(url, f"other{i}-", patience))
             for i in range(1, processes)
         ]
-        async with open_redis_watchbus(url, publish_timeout=publish_timeout) as bus:
+        async with open_redis_watchbus(url, timeout=patience) as bus:
             async with load(bus, "own") as account:
                 await account.stored_more(30)
                 await strike(account)
@@ -269,8 +270,8 @@ async def under_load(
 
 def split(identifier: str) -> tuple[str, int]:
     """The epoch and number in an id."""
-    epoch, _, number = identifier.rpartition("-")
-    return epoch, int(number)
+    position = Position.parse(identifier)
+    return position.epoch, position.sequence
 
 
 def check(accounts: Iterable[Account]) -> Counter[str]:
@@ -372,8 +373,8 @@ def _check_order(
         stretch = []
 
 
-async def _main(url: str, name: str, publish_timeout: float) -> None:
-    async with open_redis_watchbus(url, publish_timeout=publish_timeout) as bus:
+async def _main(url: str, name: str, patience: float) -> None:
+    async with open_redis_watchbus(url, timeout=patience) as bus:
         async with load(bus, name) as account:
             sys.stdout.write("ready\n")
             sys.stdout.flush()

@@ -21,6 +21,8 @@ import pytest
 import redis
 import trio
 
+from trio_watchbus._message import Position
+
 _PATIENCE = 20.0
 """Seconds in which a server starts, although the machine does other things too."""
 
@@ -179,6 +181,11 @@ async def in_step(replica: RedisServer) -> None:
                 return
             # A server tells nobody.
             await trio.sleep(0.02)
+
+
+def epoch_of(position: str) -> str:
+    """The epoch of a position."""
+    return Position.parse(position).epoch
 
 
 class _WakingSocket(fakeredis._socket.FakeSocket):

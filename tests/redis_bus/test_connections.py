@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from served import until
 
 from trio_watchbus import BusUnavailableError, open_redis_watchbus, open_watchbus
 from trio_watchbus._redis import _open
+from trio_watchbus._redis._backend_errors import BackendError, BusyError
 from trio_watchbus._redis._connection import connection_maker
-from trio_watchbus._redis._trouble import TroubleError
 from trio_watchbus.abc import WatchBus
+from trio_watchbus.testing import FaultProxy
 
 _NOT_BEGUN = 7
 """The state of a TCP socket that has not yet asked for a connection, `TCP_CLOSE` of Linux."""
@@ -181,7 +182,7 @@ async def fails(function: Any) -> None:
     """Call a function in a thread, which gets no connection."""
 
     def call() -> None:
-        with pytest.raises(TroubleError):
+        with pytest.raises(BackendError):
             function()
 
     await trio.to_thread.run_sync(call)
@@ -234,3 +235,105 @@ async def test_a_connection_that_is_refused_while_the_bus_opens_is_tried_again(
                 client.config_set("maxclients", most)
         finally:
             client.config_set("maxclients", most)
+
+
+async def test_a_certificate_that_is_renewed_does_not_end_a_bus(
+    server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connections that fail because of it are tried again; the log says what is wrong."""
+    authority, another = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    async with (
+        over_tls(server, context) as tls_port,
+        FaultProxy(("127.0.0.1", tls_port)) as proxy,
+        open_redis_watchbus(
+            f"rediss://localhost:{proxy.port}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        ) as bus,
+    ):
+        await works(bus)
+        another.issue_cert("localhost").configure_cert(context)
+        proxy.cut()
+        await until(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text)
+        authority.issue_cert("localhost").configure_cert(context)
+        await works(bus)
+
+
+async def test_why_redis_takes_no_connection_is_told(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the error of whoever waited for one, and once by the log."""
+    with server.client() as client:
+        most = client.config_get("maxclients")["maxclients"]
+        async with open_redis_watchbus(server.url, timeout=1) as bus, bus.watch("k"):
+            client.config_set("maxclients", 1)
+            try:
+                client.client_kill_filter(_type="normal", skipme=True)
+                await until(lambda: "max number of clients reached" in caplog.text)
+                with pytest.raises(BusUnavailableError, match="max number of clients") as caught:
+                    await bus.publish("k", b"")
+            finally:
+                client.config_set("maxclients", most)
+            assert isinstance(caught.value.__cause__, BusyError)
+            await works(bus)
+    assert caplog.text.count("max number of clients reached") == 1
+
+
+def test_what_a_server_said_before_it_closed_is_read() -> None:
+    """Although sending to it failed first."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        link = connection_maker(
+            f"redis://127.0.0.1:{listening.getsockname()[1]}", timeout=5, name="x"
+        )()
+
+        def refuse_and_fail(*_: object, **__: object) -> None:
+            accepted, _address = listening.accept()
+            accepted.sendall(b"-ERR max number of clients reached\r\n")
+            accepted.close()
+            link._connection.disconnect()
+            raise redis.ConnectionError("Error 32 while writing to socket. Broken pipe.")
+
+        link._connection.send_packed_command = refuse_and_fail
+        with pytest.raises(BusyError, match="max number of clients reached"):
+            link.connect()
+        link.disconnect()
+
+
+async def test_attempts_slow_down_until_something_came(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only while one batch is tried: else every new one begins with the shortest pause."""
+    pauses: list[float] = []
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=0.2) as bus,
+    ):
+        backoff = bus._publisher._backoff
+        pause = backoff.pause
+
+        async def noted() -> None:
+            pauses.append(backoff._next)
+            await pause()
+
+        monkeypatch.setattr(backoff, "pause", noted)
+        proxy.refuse()
+        proxy.cut()
+        while len(pauses) < 7:
+            with pytest.raises(BusUnavailableError):
+                await bus.publish("k", b"")
+        assert pauses[:7] == [min(0.02 * 2**n, 1) for n in range(7)]
+        proxy.accept()
+        await publish_when_back(bus)
+        assert backoff._next == 0.02
+
+
+async def publish_when_back(bus: WatchBus) -> None:
+    """Publish, although there is no connection yet."""
+    with trio.fail_after(20):
+        while True:
+            with suppress(BusUnavailableError):
+                await bus.publish("k", b"")
+                return

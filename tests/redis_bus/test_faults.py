@@ -85,6 +85,6 @@ async def test_stopped_for_ten_seconds(processes: int) -> None:
         server.go_on()
 
     with running("valkey") as server:
-        counts = await under_load(server.url, processes, stop, publish_timeout=4.0)
+        counts = await under_load(server.url, processes, stop, patience=4.0)
     assert counts["lost"] == 0
     assert counts["refused"] + counts["unknown"]

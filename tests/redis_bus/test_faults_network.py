@@ -115,7 +115,7 @@ async def test_refused_for_longer_than_a_publish_waits(kept: RedisServer, proces
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
         counts = await under_load(
-            f"redis://127.0.0.1:{proxy.port}", processes, refuse, publish_timeout=1.0
+            f"redis://127.0.0.1:{proxy.port}", processes, refuse, patience=1.0
         )
     assert counts["refused"]
     assert counts["lost"] == 0
@@ -137,9 +137,7 @@ async def test_replies_dropped_for_longer_than_a_publish_waits(
             await account.stored_more(30)
 
     async with FaultProxy(("127.0.0.1", kept.port)) as proxy:
-        counts = await under_load(
-            f"redis://127.0.0.1:{proxy.port}", processes, drop, publish_timeout=1.0
-        )
+        counts = await under_load(f"redis://127.0.0.1:{proxy.port}", processes, drop, patience=1.0)
     assert counts["lost"] == 0
 
 
@@ -149,7 +147,7 @@ async def test_a_request_that_nobody_answers_is_sent_again_before_its_time_is_ov
     """On a new connection, as the one that it was lost on is half open, and says nothing."""
     async with (
         FaultProxy(("127.0.0.1", kept.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=6) as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=6) as bus,
     ):
         await bus.publish("k", b"1")
         assert (await bus.latest("k")) is not None

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from redis_bus.servers import KINDS, RedisServer, running
+from redis_bus.servers import KINDS, RedisServer, epoch_of, running
 from served import until, until_at
 
 from trio_watchbus import (
@@ -16,17 +16,13 @@ from trio_watchbus import (
     WatchLaggedError,
     open_redis_watchbus,
 )
+from trio_watchbus._redis._backend_errors import UnreachableError
 from trio_watchbus._redis._bus import RedisWatchBus
-from trio_watchbus._redis._trouble import UnreachableError
 from trio_watchbus.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(90)
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-def epoch_of(position: str) -> str:
-    return position.rpartition("-")[0]
 
 
 async def restart(server: RedisServer) -> None:
@@ -161,7 +157,7 @@ async def test_who_stayed_and_finds_nothing_that_it_knows_cannot_vouch(knows: st
         async with staying(server) as (proxy, bus):
             if knows != "of no message":
                 await bus.publish("k", b"")
-                await until(lambda: bus._reader._heard_of == bus._publisher.receipt)
+                await until(lambda: bus._reader._heard_of == bus._publisher.stored)
             before = bus.position
             await without_connection(proxy, bus)
             async with open_redis_watchbus(server.url) as another:
@@ -174,25 +170,46 @@ async def test_who_stayed_and_finds_nothing_that_it_knows_cannot_vouch(knows: st
             assert epoch_of(bus.position) == await epoch_of_new_process(server)
 
 
-async def test_what_was_published_after_a_restart_does_not_vouch_for_what_was_before(
+async def test_a_publisher_that_comes_back_alone_knowing_nothing_begins_an_epoch_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process whose publisher came back alone, and that knew nothing before, cannot know."""
+    """What it stores then does not vouch for what was before, and is not lost when readers come."""
 
-    def fail(**_: object) -> None:
+    async def fail(**_: object) -> None:
         raise UnreachableError("not yet")
 
     with running("valkey", *DURABLE) as server:
         async with open_redis_watchbus(server.url) as bus:
+            before = bus.position
             with monkeypatch.context() as patches:
                 patches.setattr(bus._reader, "_agree", fail)
                 await restart(server)
                 early = await bus.publish("k", b"early")
                 await until(lambda: not bus.statistics().connected)
             await reconnected(bus)
-            assert epoch_of(bus.position) != epoch_of(early)
-            with pytest.raises(HistoryLostError):
-                await bus.watch("k", after=early).__aenter__()
+            assert epoch_of(before) != epoch_of(early) == epoch_of(bus.position)
+            assert await epoch_of_new_process(server) == epoch_of(early)
+
+
+async def test_a_process_vouches_with_what_it_stored_and_has_not_read() -> None:
+    """Redis goes away before the reader sees what the publisher was told that it stored."""
+    with running("valkey", *DURABLE) as server:
+        async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+            # The loop stands still, so nothing that is read is looked at.
+            answered = bus._reader._take_page
+            held: list[tuple[object, ...]] = []
+
+            async def hold(*page: object) -> None:
+                held.append(page)
+                raise UnreachableError("the connection is lost")
+
+            bus._reader._take_page = hold  # type: ignore[method-assign, assignment]
+            first = await bus.publish("k", b"1")
+            await restart(server)
+            await until(lambda: bool(held))
+            bus._reader._take_page = answered  # type: ignore[method-assign]
+            assert (await watch.receive()).id == first
+            assert epoch_of(await bus.publish("k", b"2")) == epoch_of(first)
 
 
 async def test_what_is_known_of_another_epoch_does_not_vouch() -> None:
@@ -202,7 +219,7 @@ async def test_what_is_known_of_another_epoch_does_not_vouch() -> None:
             first = await bus.publish("k", b"")
             await watch.receive()
             server.call("SAVE")
-            server.call("DEL", "watchbus:meta", "watchbus:log")
+            server.call("DEL", "watchbus:facts", "watchbus:log")
             with pytest.raises(WatchLaggedError):
                 await watch.receive()
             second = await bus.publish("k", b"")
@@ -226,7 +243,7 @@ async def test_who_stayed_goes_on_where_redis_has_no_memory_to_note_that_it_vouc
             proxy.accept()
             await reconnected(bus)
             with pytest.raises(BusUnavailableError, match="memory"):
-                await open_redis_watchbus(server.url, publish_timeout=0.5).__aenter__()
+                await open_redis_watchbus(server.url, timeout=0.5).__aenter__()
             server.call("CONFIG", "SET", "maxmemory", 0)
             second = await bus.publish("k", b"2")
             assert (await watch.receive()).id == second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from redis_bus.servers import RedisServer
+from redis_bus.servers import RedisServer, epoch_of
 from served import until
 
 from trio_watchbus import BusUnavailableError, WatchLaggedError, open_redis_watchbus
@@ -35,10 +35,15 @@ async def test_a_message_that_the_script_did_not_write_is_seen_once_at_most(
         await bus.publish("k", b"1")
         assert (await watch.receive()).data == b"1"
         server.call("CONFIG", "RESETSTAT")
-        epoch = bus.position.partition("-")[0]
-        server.call("XADD", "watchbus:log", number, *["k", "k", "d", "theirs", "t", "1"])
+        epoch = epoch_of(bus.position)
+        server.call(
+            "XADD",
+            "watchbus:log",
+            number,
+            *["k", "k", "d", "theirs", "t", "1", "n", "theirs", "a", "x"],
+        )
         await until(lambda: not bus.position.startswith(epoch))
-        epoch = bus.position.partition("-")[0]
+        epoch = epoch_of(bus.position)
         for data in (b"2", b"end"):
             await bus.publish("k", data)
         got = await receive(watch)
@@ -56,9 +61,10 @@ async def test_a_message_without_a_time_is_none(server: RedisServer, digits: int
     async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
         await bus.publish("k", b"1")
         assert (await watch.receive()).data == b"1"
-        epoch = bus.position.partition("-")[0]
+        epoch = epoch_of(bus.position)
         time = "9" * digits
-        server.call("XADD", "watchbus:log", "2-0", *f"k k d theirs t {time}".split())
+        entry = f"k k d theirs t {time} n x a x"
+        server.call("XADD", "watchbus:log", "2-0", *entry.split())
         server.call("XADD", "watchbus:key:k", "1-5", *f"data theirs t {time} e {epoch}".split())
         await until(lambda: bus.statistics().skipped_entries == 1)
         async with bus.watch("k", history=9) as late:
@@ -73,7 +79,7 @@ async def test_a_message_without_a_time_is_none(server: RedisServer, digits: int
 async def test_a_number_that_was_set_back_is_told_once(server: RedisServer) -> None:
     async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
         await bus.publish_many([("k", b"1")] * 3)
-        server.call("HSET", "watchbus:meta", "seq", 2)
+        server.call("HSET", "watchbus:facts", "seq", 2)
         for data in (b"2", b"end"):
             await bus.publish("k", data)
         assert (await receive(watch)).count("epoch") == 1
@@ -99,7 +105,7 @@ async def test_a_past_that_was_put_back_is_told_though_no_connection_broke(
                 pipeline.restore(name, 0, dump)
             pipeline.execute()
         # More than were undone, so that the numbers go on where the watch is.
-        epoch = bus.position.partition("-")[0]
+        epoch = epoch_of(bus.position)
         await other.publish_many([("k", b"apart")] * 8)
         await until(lambda: not bus.position.startswith(epoch))
         await other.publish("k", b"end")
@@ -109,12 +115,12 @@ async def test_a_past_that_was_put_back_is_told_though_no_connection_broke(
 async def test_a_number_beyond_what_can_be_counted_is_refused(server: RedisServer) -> None:
     """Publishing says what to delete, and changes nothing; then it goes on."""
     async with open_redis_watchbus(server.url) as bus:
-        epoch = (await bus.publish("k", b"1")).partition("-")[0]
+        epoch = epoch_of(await bus.publish("k", b"1"))
         server.call("XADD", "watchbus:log", f"{2**53}-0", "some", "thing")
         for _ in range(2):
             with pytest.raises(BusUnavailableError, match="watchbus:log has a number"):
                 await bus.publish("k", b"2")
-        assert server.call("HGET", "watchbus:meta", "epoch").decode() == epoch
+        assert server.call("HGET", "watchbus:facts", "epoch").decode() == epoch
         server.call("DEL", "watchbus:log")
         await bus.publish("k", b"2")
 

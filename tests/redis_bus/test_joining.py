@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from redis_bus.servers import RedisServer
+from redis_bus.servers import RedisServer, epoch_of
 from served import until, until_at
 
 from trio_watchbus import (
@@ -174,7 +174,7 @@ async def test_an_epoch_that_ends_while_history_is_read_has_it_read_again(
 ) -> None:
     async with open_redis_watchbus(server.url) as bus:
         history = bus._past.history
-        epoch = bus.position.partition("-")[0]
+        epoch = epoch_of(bus.position)
         asked = 0
 
         async def history_and_a_flush(*of: Any) -> list[Message]:
@@ -248,7 +248,7 @@ async def test_entering_has_one_deadline_for_all_of_its_parts(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What telling the index took is no longer there for reading the log."""
-    async with open_redis_watchbus(server.url, publish_timeout=20) as bus:
+    async with open_redis_watchbus(server.url, timeout=20) as bus:
         enter, reach = bus._index.enter, bus._reader.reach
         latest: list[float] = []
         deadlines: list[float] = []

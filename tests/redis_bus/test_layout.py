@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_watchbus import InvalidKeyError, Message
+from trio_watchbus._message import Position
 from trio_watchbus._redis._layout import Names, number_of, read_log, read_stream
 
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
@@ -21,43 +22,63 @@ garbage = st.tuples(
 )
 
 
-def entry(message: Message) -> tuple[bytes, list[bytes]]:
+def entry(position: Position, message: Message, before: str) -> tuple[bytes, list[bytes]]:
     """An entry of the log as the script writes it."""
-    number = message.id.rpartition("-")[2]
     kind = b"p" if message.is_prefix else b"k"
     time = b"%d" % round(message.time * 1000)
-    return (f"{number}-0".encode(), [kind, message.key.encode(), b"d", message.data, b"t", time])
+    fields = [kind, message.key.encode(), b"d", message.data, b"t", time]
+    fields += [b"n", position.branch.encode(), b"a", before.encode()]
+    return (b"%d-0" % position.sequence, fields)
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 30), keys, st.binary(max_size=5), times, st.booleans()),
+        st.tuples(
+            st.integers(1, 30),
+            keys,
+            st.binary(max_size=5),
+            times,
+            st.booleans(),
+            st.sampled_from(["a", "b"]),
+            st.sampled_from(["", "a", "b"]),
+        ),
         unique_by=lambda item: item[0],
     ),
     st.lists(garbage),
+    st.lists(st.binary(max_size=3), max_size=2),
     st.randoms(use_true_random=False),
 )
 def test_messages_are_read_as_written(
-    items: list[tuple[int, str, bytes, int, bool]],
+    items: list[tuple[int, str, bytes, int, bool, str, str]],
     others: list[tuple[bytes, list[bytes]]],
+    more_fields: list[bytes],
     random: Any,
 ) -> None:
-    """Every message is read, in runs without holes; entries of other forms are counted."""
-    messages = [
-        Message(key, data, f"e-{number}", time / 1000, is_prefix)
-        for number, key, data, time, is_prefix in sorted(items)
-    ]
-    entries = [entry(message) for message in messages]
+    """Every message is read, in runs in which each names the one before; others are counted.
+
+    Fields after those that are known are ignored.
+    """
+    messages, entries = [], []
+    for number, key, data, time, is_prefix, nonce, before in sorted(items):
+        position = Position("e", number, nonce)
+        messages.append(Message(key, data, str(position), time / 1000, is_prefix))
+        identifier, fields = entry(position, messages[-1], before)
+        entries.append((identifier, fields + more_fields))
     for other in others:
         entries.insert(random.randrange(len(entries) + 1), other)
     page = read_log(entries, "e")
-    read = [message for _, run in page.runs for message in run]
+    read = [message for run in page.runs for message in run.messages]
     # Some garbage is a message by chance; what is one is read in its place.
     assert [message for message in read if message in messages] == messages
     assert len(read) + page.skipped == len(entries)
-    for first, run in page.runs:
-        numbers = [int(message.id.rpartition("-")[2]) for message in run]
-        assert numbers == list(range(first, first + len(run)))
+    predecessors = {f"e_{item[5]}-{item[0]}": item[6] for item in items}
+    for run in page.runs:
+        last = run.before
+        for message in run.messages:
+            position = Position.parse(message.id)
+            assert position.sequence == last.sequence + 1
+            assert predecessors.get(message.id, last.branch) == last.branch
+            last = position
     assert page.cursor == (entries[-1][0] if entries else None)
 
 

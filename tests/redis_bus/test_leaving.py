@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import pytest
 import trio
@@ -13,7 +13,7 @@ from redis_bus.servers import RedisServer, running
 from served import until
 
 from trio_watchbus import BusUnavailableError, open_redis_watchbus
-from trio_watchbus._redis import _bus, _connection, _open
+from trio_watchbus._redis import _bus, _open, _redis_py
 from trio_watchbus._redis._layout import Facts
 from trio_watchbus.abc import Watch, WatchBus
 from trio_watchbus.testing import FaultProxy, assert_nothing_left
@@ -34,7 +34,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer is late, and no connection: who waits for one waits for as long as the test."""
     monkeypatch.setattr(_open, "_READ_TIMEOUT", 1000)
     monkeypatch.setattr(_open, "_LONGEST_ANSWER", 1000)
-    monkeypatch.setattr(_connection, "_CONNECT_TIMEOUT", 1000)
+    monkeypatch.setattr(_redis_py, "_CONNECT_TIMEOUT", 1000)
     assert _bus._FAREWELL_SECONDS < 1
 
 
@@ -72,7 +72,7 @@ async def test_leaving_while_redis_stands_still(server: RedisServer, endless: No
     """It waits for no answer, but for the farewell's part of a second, and leaves nothing."""
     async with assert_nothing_left():
         async with (
-            open_redis_watchbus(server.url, publish_timeout=3000) as bus,
+            open_redis_watchbus(server.url, timeout=3000) as bus,
             trio.open_nursery() as nursery,
         ):
             await bus.publish("k", b"")
@@ -81,7 +81,7 @@ async def test_leaving_while_redis_stands_still(server: RedisServer, endless: No
                 calls = bus._publisher._call
                 nursery.start_soon(bus.publish, "k", b"")
                 nursery.start_soon(bus.latest, "k")
-                await until(lambda: bus._publisher._call > calls and bus._queries.sent)
+                await until(lambda: bus._publisher._call > calls and bus._queries.may_be_done)
                 # All three threads are at work, and none of them is one that others could want.
                 assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
                 start = time.monotonic()
@@ -98,7 +98,7 @@ async def test_leaving_by_a_cancel_while_redis_stands_still(
     async with assert_nothing_left():
         with trio.CancelScope() as scope:
             async with (
-                open_redis_watchbus(server.url, publish_timeout=3000) as bus,
+                open_redis_watchbus(server.url, timeout=3000) as bus,
                 bus.watch("k") as watch,
             ):
                 server.stop()
@@ -116,7 +116,7 @@ async def test_leaving_while_it_reconnects(server: RedisServer, fault: str, endl
     """So does a bus that has no connection, or hangs in making one."""
     async with assert_nothing_left(), FaultProxy(("127.0.0.1", server.port)) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}"
-        async with open_redis_watchbus(url, publish_timeout=3000) as bus:
+        async with open_redis_watchbus(url, timeout=3000) as bus:
             if fault == "refused":
                 proxy.refuse()
             else:
@@ -144,7 +144,7 @@ async def test_opening_where_nobody_listens(server: RedisServer) -> None:
     async with assert_nothing_left(), FaultProxy(("127.0.0.1", server.port)) as proxy:
         proxy.refuse()
         with pytest.raises(BusUnavailableError, match="cannot be reached"):
-            async with open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.3):
+            async with open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=0.3):
                 pytest.fail("it opened")
 
 
@@ -167,7 +167,9 @@ async def test_closing_ends_the_wait_of_a_watch_that_is_being_opened(
         async def enter_ahead(keys: Collection[str]) -> Facts:
             facts = await enter(keys)
             entered.set()
-            return facts._replace(newest=facts.newest + 1)
+            newest = facts.newest
+            ahead = newest._replace(sequence=newest.sequence + 1)
+            return facts._replace(newest=ahead)
 
         monkeypatch.setattr(bus._index, "enter", enter_ahead)
         told = trio.Event()
@@ -228,6 +230,32 @@ async def receive_until_the_end(bus: WatchBus, task_status: trio.TaskStatus[Watc
             await watch.receive()
 
 
+async def test_a_bus_that_closes_during_a_call_of_the_index_leaves_no_key(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer says what Redis has noted, and comes after the bus has begun to leave."""
+    monkeypatch.setattr(_bus, "_FAREWELL_SECONDS", 20)
+    async with FaultProxy(("127.0.0.1", server.port)) as proxy, trio.open_nursery() as nursery:
+        async with open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus:
+            watch = bus.watch("k")
+            await watch.__aenter__()
+
+            async def hold_an_answer() -> None:
+                with suppress(trio.ClosedResourceError):
+                    await bus._index.request(None)
+
+            async def release_it() -> None:
+                await until(lambda: repr(bus).endswith("closed>"))
+                proxy.to_client.release()
+
+            await until(lambda: not bus._index.may_be_done)
+            proxy.to_client.hold()
+            nursery.start_soon(hold_an_answer)
+            await until(lambda: bus._index.may_be_done)
+            nursery.start_soon(release_it)
+        assert server.call("EXISTS", "watchbus:index", "watchbus:processes") == 0
+
+
 async def test_leaving_where_the_farewell_is_late(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +263,7 @@ async def test_leaving_where_the_farewell_is_late(
     monkeypatch.setattr(_bus, "_FAREWELL_SECONDS", 60)
     for error in (None, KeyError("the body's own")):
         with trio.fail_after(30), pytest.raises(KeyError) if error else nullcontext():
-            async with open_redis_watchbus(server.url, publish_timeout=1) as bus:
+            async with open_redis_watchbus(server.url, timeout=1) as bus:
                 server.stop()
                 if error is not None:
                     raise error

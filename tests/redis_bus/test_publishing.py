@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
-
 import pytest
 import trio
 from redis_bus.servers import RedisServer
@@ -17,10 +14,9 @@ from trio_watchbus import (
     Retention,
     open_redis_watchbus,
 )
-from trio_watchbus._redis import _line
+from trio_watchbus._redis._backend_errors import BackendError
 from trio_watchbus._redis._connection import connection_maker
 from trio_watchbus._redis._layout import Names
-from trio_watchbus._redis._trouble import TroubleError
 from trio_watchbus.abc import Publication, WatchBus
 from trio_watchbus.testing import FaultProxy
 
@@ -46,25 +42,6 @@ async def test_concurrent_publishes_share_calls(server: RedisServer) -> None:
         calls = server.call("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
     assert len(set(ids)) == len(entries(server)) == 256
     assert calls < 40
-
-
-async def test_who_waits_is_found_while_a_group_is_put_together(server: RedisServer) -> None:
-    """So that a deadline, or the end of the bus, reaches them in that moment too."""
-    found: list[bool] = []
-    async with open_redis_watchbus(server.url) as bus:
-        line = bus._publisher
-
-        class Queue(deque[Any]):
-            def popleft(self) -> Any:
-                job = super().popleft()
-                found.append(job in line._waiting())
-                return job
-
-        line._queue = Queue()
-        async with trio.open_nursery() as nursery:
-            for _ in range(50):
-                nursery.start_soon(bus.publish, "k", b"")
-    assert found == [True] * 50
 
 
 async def test_a_publish_of_the_same_group_fails_alone(server: RedisServer) -> None:
@@ -180,7 +157,7 @@ async def test_what_is_unknown_is_published_again_under_its_key(
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
         # Long enough for what is to be answered to be so.
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=1) as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=1) as bus,
         open_redis_watchbus(server.url) as another,
     ):
         error = await unknown(bus, proxy, b"1")
@@ -204,11 +181,11 @@ async def test_what_was_called_unknown_a_moment_too_early_is_known_under_its_key
     """Also where the answer came after all, and the publisher has gone on since."""
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=1) as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=1) as bus,
         open_redis_watchbus(server.url) as another,
     ):
         # Else the answer is not waited for when nobody wants it any more.
-        monkeypatch.setattr(bus._publisher._link, "cut", lambda: None)
+        monkeypatch.setattr(bus._publisher._worker.link, "cut", lambda: None)
         proxy.to_client.hold()
         with pytest.raises(PublishUnknownError) as caught:
             await bus.publish("k", b"1")
@@ -217,22 +194,6 @@ async def test_what_was_called_unknown_a_moment_too_early_is_known_under_its_key
         key = caught.value.idempotency_key
         assert (await another.publish("k", b"1", idempotency_key=key)).endswith("-1")
     assert entries(server) == [b"1", b"2"]
-
-
-async def test_what_was_answered_in_time_is_not_called_unanswered(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Although it is late when its caller is to hear of it."""
-    hand_over = _line._hand_over
-    async with open_redis_watchbus(server.url) as bus:
-
-        def hand_over_late(group: list[Any]) -> None:
-            for job in group:
-                bus._publisher._fail(job, BusUnavailableError("late"))
-            hand_over(group)
-
-        monkeypatch.setattr(_line, "_hand_over", hand_over_late)
-        assert (await bus.publish("k", b"1")).endswith("-1")
 
 
 async def publish_until_answered(bus: WatchBus, data: bytes) -> None:
@@ -261,7 +222,7 @@ async def publish_when_back(bus: WatchBus, data: bytes, key: str | None = None) 
 async def test_what_never_arrived_is_not_done_late(server: RedisServer) -> None:
     """A call that was given up before Redis read it does nothing when Redis comes to it."""
     async with (
-        open_redis_watchbus(server.url, publish_timeout=1) as bus,
+        open_redis_watchbus(server.url, timeout=1) as bus,
         open_redis_watchbus(server.url) as another,
     ):
         await bus.publish("k", b"0")
@@ -283,7 +244,7 @@ def call(server: RedisServer, publisher: str, number: int, data: bytes, key: str
     """Make one call of the script as a publisher does."""
     link = connection_maker(server.url, timeout=5, name="x")()
     retention = (1, 100, 1000, 1_000_000, 0)
-    settings = (f"{publisher}{number}", publisher, number, "", 0, *retention, 60_000)
+    settings = ("nonce", f"{publisher}{number}", publisher, number, "", 0, *retention, 60_000)
     command = Names("watchbus").script("publish", *settings, key, 1, "k", "k", data)
     [answer] = link.exchange(command)
     link.disconnect()
@@ -295,21 +256,21 @@ def call(server: RedisServer, publisher: str, number: int, data: bytes, key: str
 
 def test_a_call_that_comes_after_its_successor_does_nothing(server: RedisServer) -> None:
     """What a publisher gave up and sent something after is not done any more."""
-    assert call(server, "p", 1, b"1") == b"p1-1"
-    assert call(server, "p", 3, b"3") == b"p1-2"
-    with pytest.raises(TroubleError, match="later call"):
+    assert call(server, "p", 1, b"1") == b"p1_nonce-1"
+    assert call(server, "p", 3, b"3") == b"p1_nonce-2"
+    with pytest.raises(BackendError, match="later call"):
         call(server, "p", 2, b"2")
     # The newest again, as after a lost answer.
-    assert call(server, "p", 3, b"3") == b"p1-2"
+    assert call(server, "p", 3, b"3") == b"p1_nonce-2"
     assert entries(server) == [b"1", b"3"]
 
 
 def test_a_call_that_was_published_again_by_another_does_nothing(server: RedisServer) -> None:
     """What somebody published again under the key for that is not done late."""
     call(server, "p", 1, b"1")
-    assert call(server, "q", 1, b"2", "unanswered.p.p2.1") == b"p1-2"
+    assert call(server, "q", 1, b"2", "unanswered.p.p2.1") == b"p1_nonce-2"
     assert call(server, "p", 2, b"2") == call(server, "p", 2, b"2") == b""
-    assert call(server, "q", 2, b"2", "unanswered.p.p2.1") == b"p1-2"
+    assert call(server, "q", 2, b"2", "unanswered.p.p2.1") == b"p1_nonce-2"
     assert entries(server) == [b"1", b"2"]
     assert 0 < server.call("PTTL", "watchbus:publisher:p.p2") <= 60_000
 
@@ -350,7 +311,7 @@ async def test_a_user_key_is_the_key_of_what_is_unknown(server: RedisServer) -> 
     """Where the publish had an idempotency key, that is the one to use again."""
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=0.4) as bus,
     ):
         proxy.to_client.swallow()
         with pytest.raises(PublishUnknownError) as caught:
@@ -362,7 +323,7 @@ async def test_what_was_never_sent_is_surely_not_stored(server: RedisServer) -> 
     """Where nobody could connect, the error says that nothing was stored."""
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=0.4) as bus,
     ):
         proxy.refuse()
         proxy.cut()
@@ -390,7 +351,7 @@ async def test_what_was_told_to_be_refused_is_not_sent_later(server: RedisServer
     """A publish that was late while the connection was made is not sent when that is there."""
     async with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,
-        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", publish_timeout=0.4) as bus,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}", timeout=0.4) as bus,
     ):
         proxy.to_target.hold()
         proxy.cut()
@@ -416,7 +377,7 @@ async def test_of_publishes_that_wait_for_a_connection_the_cancelled_is_not_sent
             async with trio.open_nursery() as leaving:
                 staying.start_soon(bus.publish, "k", b"stays")
                 leaving.start_soon(bus.publish, "k", b"leaves")
-                await until(lambda: len(bus._publisher._group) == 2)
+                await until(lambda: len(bus._publisher._batch) == 2)
                 leaving.cancel_scope.cancel()
             proxy.to_target.release()
     assert entries(server) == [b"stays"]
@@ -534,7 +495,7 @@ async def test_the_newest_keys_are_kept_though_the_log_is_gone(server: RedisServ
     """Numbers go on above those of what is kept: by them the oldest keys are found."""
     async with open_redis_watchbus(server.url, retention=Retention(keys=2)) as bus:
         await bus.publish_many([("a", b""), ("b", b"")] * 10)
-    server.call("DEL", "watchbus:meta", "watchbus:log", "watchbus:marks")
+    server.call("DEL", "watchbus:facts", "watchbus:log", "watchbus:marks")
     async with open_redis_watchbus(server.url, retention=Retention(keys=2)) as bus:
         identifier = await bus.publish("c", b"")
         assert identifier.endswith("-21")
@@ -549,7 +510,9 @@ async def test_what_alone_is_left_of_an_old_numbering_makes_room(
     retention = Retention(per_key=per_key)
     async with open_redis_watchbus(server.url, retention=retention) as bus:
         await bus.publish_many([("k", b"old")] * 5)
-    server.call("DEL", *(f"watchbus:{name}" for name in ("meta", "log", "marks", "recent", "keys")))
+    server.call(
+        "DEL", *(f"watchbus:{name}" for name in ("facts", "log", "marks", "recent", "keys"))
+    )
     async with open_redis_watchbus(server.url, retention=retention) as bus:
         assert (await bus.publish("k", b"new")).endswith("-1")
         latest = await bus.latest("k")
@@ -638,20 +601,41 @@ async def test_few_large_messages_are_trimmed_by_their_bytes(server: RedisServer
         assert 20 <= server.call("XLEN", "watchbus:log") <= 22
 
 
-async def test_what_came_in_a_burst_goes_when_its_time_is_up(server: RedisServer) -> None:
-    """Ten seconds later the log has no more than it is to keep, and a mark's worth."""
+def move_marks(server: RedisServer, milliseconds: int) -> None:
+    """Write the times of all marks anew, as if the clock had been set."""
+    for place, mark in enumerate(server.call("LRANGE", "watchbus:marks", 0, -1)):
+        seq, size, time = mark.split()
+        moved = b"%b %b %d" % (seq, size, int(time) + milliseconds)
+        server.call("LSET", "watchbus:marks", place, moved)
+
+
+@pytest.mark.parametrize("milliseconds", [-10_001, 3_600_000], ids=["later", "clock set back"])
+async def test_what_came_in_a_burst_goes_when_its_time_is_up(
+    server: RedisServer, milliseconds: int
+) -> None:
+    """Ten seconds later the log has no more than it is to keep, and a mark's worth.
+
+    A mark from the future is old: else a clock that was set back would keep everything.
+    """
     async with open_redis_watchbus(server.url, retention=Retention(messages=100)) as bus:
         for _ in range(50):
             await bus.publish_many([("k", b"x")] * 20)
         assert server.call("XLEN", "watchbus:log") == 1000
-        # As if the clock had gone on.
-        for place, mark in enumerate(server.call("LRANGE", "watchbus:marks", 0, -1)):
-            seq, size, time = mark.split()
-            server.call(
-                "LSET", "watchbus:marks", place, b"%b %b %d" % (seq, size, int(time) - 10_001)
-            )
+        move_marks(server, milliseconds)
         await bus.publish("k", b"")
         assert 100 <= server.call("XLEN", "watchbus:log") < 130
+
+
+async def test_a_clock_that_was_set_back_keeps_nothing_for_longer(server: RedisServer) -> None:
+    """Ages bound the log also where all that it knows of time is from the future."""
+    async with open_redis_watchbus(server.url, retention=Retention(seconds=60)) as bus:
+        for _ in range(5):
+            await bus.publish("k", b"old")
+        server.call("HINCRBY", "watchbus:facts", "time", 3_600_000)
+        move_marks(server, 3_600_000)
+        for _ in range(3):
+            await bus.publish("k", b"new")
+        assert entries(server) == [b"new"] * 3
 
 
 async def test_a_retry_does_not_take_the_position_back(server: RedisServer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from redis_bus.servers import RedisServer
+from redis_bus.servers import RedisServer, epoch_of
 from served import until
 
 from trio_watchbus import (
@@ -22,7 +22,8 @@ from trio_watchbus import (
     open_redis_watchbus,
 )
 from trio_watchbus._core._dispatcher import Dispatcher
-from trio_watchbus._redis._layout import Command, Page
+from trio_watchbus._message import Position
+from trio_watchbus._redis._layout import Command, Facts, Page, Run
 from trio_watchbus.abc import Publication, Watch, WatchBus
 from trio_watchbus.testing import FaultProxy
 
@@ -157,7 +158,7 @@ async def test_a_flush_is_told_while_nothing_is_published(server: RedisServer) -
         server.call("FLUSHALL")
         told = await lag(watch)
         assert (told.missed, told.reason) == (None, "epoch")
-        assert bus.position.partition("-")[0] != before.partition("-")[0]
+        assert epoch_of(bus.position) != epoch_of(before)
         await bus.publish("k", b"after")
         assert await receive(watch, 1) == [b"after"]
         with pytest.raises(HistoryLostError) as caught:
@@ -172,7 +173,7 @@ async def test_a_log_that_lost_its_facts_is_begun_anew_above_what_is_left(
     async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
         await bus.publish_many(numbered(3))
         await receive(watch, 3)
-        server.call("DEL", "watchbus:meta")
+        server.call("DEL", "watchbus:facts")
         identifier = await bus.publish("k", b"after")
         assert identifier.endswith("-4")
         assert (await lag(watch)).reason == "epoch"
@@ -208,7 +209,7 @@ async def test_a_numbering_that_fell_back_is_another_history(server: RedisServer
         await bus.publish_many(numbered(3))
         await receive(watch, 3)
         server.call("DEL", "watchbus:log")
-        server.call("HSET", "watchbus:meta", "seq", 2)
+        server.call("HSET", "watchbus:facts", "seq", 2)
         assert (await lag(watch)).reason == "epoch"
         await bus.publish("k", b"after")
         assert await receive(watch, 1) == [b"after"]
@@ -301,15 +302,15 @@ async def test_ten_thousand_watches_have_three_connections(server: RedisServer) 
         with server.client() as client:
             names = [connected["name"] for connected in client.client_list()]
         assert sum(name.startswith("watchbus-") for name in names) == 3
-        assert sum("_follow" in thread.name for thread in threading.enumerate()) == 1
+        assert sum("_read_page" in thread.name for thread in threading.enumerate()) == 1
         await bus.publish_prefix("key-", b"")
 
 
 @pytest.mark.parametrize(
     "rewrite",
     [
-        ("HSET", "watchbus:meta", "epoch", "another", "start", 1700),
-        ("DEL", "watchbus:meta"),
+        ("HSET", "watchbus:facts", "epoch", "another", "start", 1700),
+        ("DEL", "watchbus:facts"),
     ],
     ids=["replaced", "gone"],
 )
@@ -323,17 +324,17 @@ async def test_a_history_that_is_rewritten_while_it_is_read_is_refused(
     ):
         start = publisher.position
         await publisher.publish_many(numbered(1700))
-        ask = bus._queries.ask
+        request = bus._queries.request
         pages = 0
 
-        async def ask_and_rewrite(commands: Sequence[Command], *weight: int) -> list[Any]:
+        async def request_and_rewrite(commands: Sequence[Command], *weight: int) -> list[Any]:
             nonlocal pages
             pages += commands[0][0] == "XRANGE"
             if pages == 2:
                 server.call(*rewrite)
-            return await ask(commands, *weight)
+            return await request(commands, *weight)
 
-        monkeypatch.setattr(bus._queries, "ask", ask_and_rewrite)
+        monkeypatch.setattr(bus._queries, "request", request_and_rewrite)
         with pytest.raises(HistoryLostError) as raised:
             await bus.watch("k", after=start).__aenter__()
         assert (raised.value.reason, pages) == ("epoch", 2)
@@ -343,8 +344,8 @@ async def test_a_position_below_the_start_of_its_epoch_is_refused(server: RedisS
     """What stands there in the log is of another epoch; nobody was given such a position."""
     async with open_redis_watchbus(server.url) as bus:
         await bus.publish_many(numbered(3))
-        server.call("DEL", "watchbus:meta")
-        epoch = (await bus.publish("k", b"after")).partition("-")[0]
+        server.call("DEL", "watchbus:facts")
+        epoch = epoch_of(await bus.publish("k", b"after"))
         for number in (0, 2):
             with pytest.raises(HistoryLostError) as raised:
                 await bus.watch("k", after=f"{epoch}-{number}").__aenter__()
@@ -366,11 +367,14 @@ async def test_others_run_while_a_page_is_handed_on(server: RedisServer) -> None
 
         nursery.start_soon(count)
         reader = bus._reader
-        epoch, data = reader.dispatcher.epoch, b"x" * 10_000
-        messages = [Message("k", data, f"{epoch}-{number}", 0.0) for number in range(1, 641)]
-        await reader._hand_on(Page([(1, messages)], b"640-0", b"receipt", 0), b"640-0")
+        before, data = reader.dispatcher.position, b"x" * 10_000
+        messages = [
+            Message("k", data, f"{before.epoch}_nonce-{number}", 0.0) for number in range(1, 641)
+        ]
+        facts = Facts(before, Position.parse(messages[-1].id))
+        await reader._take_page(Page([Run(before, messages)], b"640-0", 0), facts)
         assert turns >= 5
-        assert reader._entries == 1024 * 1024 // 10_000
+        assert reader._page_size.entries <= 1024 * 1024 // 10_000
         nursery.cancel_scope.cancel()
 
 
@@ -396,10 +400,10 @@ async def test_who_opens_reads_nothing_of_an_epoch_before(server: RedisServer) -
     """What stands below the start of the numbering has ids of another."""
     async with open_redis_watchbus(server.url) as bus:
         await bus.publish_many(numbered(3))
-        server.call("DEL", "watchbus:meta")
+        server.call("DEL", "watchbus:facts")
         last = await bus.publish("k", b"after")
         async with open_redis_watchbus(server.url) as fresh:
             assert fresh.statistics().journal_messages == 1
-            epoch = last.partition("-")[0]
+            epoch = epoch_of(last)
             with pytest.raises(HistoryLostError):
                 await fresh.watch("k", after=f"{epoch}-2").__aenter__()

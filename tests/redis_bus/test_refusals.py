@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import inf, nan
 from typing import Any
 
@@ -24,6 +25,7 @@ from trio_watchbus import (
     open_redis_watchbus,
     open_watchbus,
 )
+from trio_watchbus._redis._states import BusEvent
 
 SECRET = "pa55-w0rd"
 
@@ -118,7 +120,7 @@ async def test_a_missing_permission(
     assert server.call("EXISTS", "watchbus:probe") == 0
 
 
-@pytest.mark.parametrize("name", ["meta", "log", "marks", "recent", "keys", "index", "processes"])
+@pytest.mark.parametrize("name", ["facts", "log", "marks", "recent", "keys", "index", "processes"])
 async def test_a_name_of_another_type(server: RedisServer, name: str) -> None:
     """It is refused on opening, and the error names it."""
     server.call("SET", f"watchbus:{name}", "somebody else's")
@@ -259,17 +261,15 @@ async def test_no_secret_is_in_logs_or_reprs(
         async with open_redis_watchbus(url) as bus:
             await bus.publish("k", b"")
             texts = [repr(bus), str(bus.statistics())]
-        error = await opening_fails(
-            url.replace(str(server.port), str(free_port())), publish_timeout=0.2
-        )
+        error = await opening_fails(url.replace(str(server.port), str(free_port())), timeout=0.2)
     assert SECRET not in "".join((*texts, shown(error), caplog.text))
 
 
 def test_options_out_of_range_are_refused() -> None:
     """So is a namespace that is none."""
     for timeout in (0, inf, nan):
-        with pytest.raises(ValueError, match="publish_timeout"):
-            open_redis_watchbus("redis://", publish_timeout=timeout)
+        with pytest.raises(ValueError, match="timeout"):
+            open_redis_watchbus("redis://", timeout=timeout)
     for open_bus in (open_watchbus, open_redis_watchbus):
         with pytest.raises(TypeError, match="must be a Retention, not int"):
             open_bus("redis://", retention=5)  # type: ignore[arg-type]
@@ -316,3 +316,51 @@ async def test_a_server_without_a_command_is_refused_on_opening(command: str) ->
     """Renamed away, or too old for it: else what is stored is told to be refused in the end."""
     with running("valkey", settings=f'save ""\nrename-command {command} ""\n') as server:
         assert command in str(await opening_fails(server.url)).upper()
+
+
+async def test_a_missing_permission_for_scripts_that_are_cached(server: RedisServer) -> None:
+    """It is refused on opening, as the cache may be empty later."""
+    async with open_redis_watchbus(server.url) as bus:
+        await bus.publish("k", b"")
+    with user(server, *PERMISSIONS, "-eval") as url:
+        error = await opening_fails(url)
+    assert "eval" in str(error).lower()
+
+
+@pytest.mark.parametrize("command", ["CLIENT", "EVAL", "XREAD"])
+async def test_a_proxy_that_closes_on_what_it_does_not_know(
+    server: RedisServer, command: str
+) -> None:
+    """It is named as one at once, with the command: that it cannot be reached would mislead."""
+
+    async def serve(client: trio.SocketStream) -> None:
+        async with client, await trio.open_tcp_stream("127.0.0.1", server.port) as inner:
+            async for data in client:
+                if f"\r\n{command}".encode() in data:
+                    return
+                await inner.send_all(data)
+                await client.send_all(await inner.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        error = await opening_fails(f"redis://127.0.0.1:{port}")
+        nursery.cancel_scope.cancel()
+    assert "proxy such as twemproxy" in str(error)
+    assert command in str(error)
+
+
+async def test_a_proxy_that_refuses_scripts_is_named() -> None:
+    """Where it answers with an error, as a server does whose commands were renamed."""
+    with running("valkey", settings='save ""\nrename-command EVALSHA ""\n') as server:
+        error = await opening_fails(server.url)
+    assert "EVALSHA" in str(error)
+    assert "proxy" in str(error)
+
+
+def test_a_bus_that_never_opened_has_a_repr() -> None:
+    """A debugger or a traceback with locals may show it at any time."""
+    opening: Any = open_redis_watchbus("redis://127.0.0.1:1")
+    assert repr(opening._bus) == "<RedisWatchBus: opening>"
+    opening._bus._move(BusEvent.CLOSE)
+    assert repr(opening._bus) == "<RedisWatchBus: closed>"

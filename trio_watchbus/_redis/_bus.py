@@ -9,9 +9,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, final
 
 import trio
-from trio.lowlevel import checkpoint
+from trio.lowlevel import checkpoint, enable_ki_protection
 
-from .._backoff import Backoff
 from .._core._watch import BufferedWatch
 from .._errors import BusUnavailableError, MessageTooLargeError, broken_by
 from .._keys import check_key, check_prefix
@@ -20,15 +19,21 @@ from .._request import WatchRequest
 from .._retention import Retention
 from .._statistics import RedisBusStatistics
 from ..abc import Data, Publication, WatchBus
+from ._backend_errors import (
+    MisconfiguredError,
+    PermanentError,
+    RefusedError,
+)
 from ._index import Index
-from ._layout import Facts, Names, read_names, read_stream
-from ._line import PAUSES
+from ._layout import Facts, Names, read_stream
 from ._mirror import Mirror
 from ._past import Past
 from ._publisher import BYTES_A_WEIGHT, Publisher, Publishing
 from ._queries import Queries
 from ._reader import Reader
-from ._trouble import BusyError, HopelessError, TroubleError
+from ._states import BUS, BusEvent, BusState
+from ._watched import watched_keys
+from ._worker import Worker
 
 if TYPE_CHECKING:
     from ._connection import Link
@@ -42,6 +47,9 @@ _MESSAGES_A_BATCH = 100_000
 
 _BYTES_A_BATCH = 256 * 1024 * 1024
 """Bytes of data in one batch: Redis cuts whoever sends 1 GB that it has not worked on yet."""
+
+
+_ENDED = {BusState.CLOSED, BusState.FAILED}
 
 
 @final
@@ -62,41 +70,46 @@ class RedisWatchBus(WatchBus):
         self._names = names
         self._timeout = timeout
         self._process = token_hex(8)
-        self._links = [reading(), asking(), asking()]
-        limiters = [trio.CapacityLimiter(1) for _ in self._links]
-        (read, publish, query) = zip(self._links, limiters, strict=True)
+        self._reading = reading()
+        self._publishing, self._querying = self._workers = (Worker(asking()), Worker(asking()))
         self._publisher = Publisher(
-            *publish, timeout, names=names, retention=retention, process=self._process
+            self._publishing,
+            timeout,
+            names=names,
+            retention=retention,
+            process=self._process,
+            vouching=lambda: self._reader.state_command(connecting=True),
         )
-        # These two take turns on one connection.
-        self._queries = Queries(*query, timeout)
-        self._index = Index(*query, timeout, names=names, process=self._process)
+        # These two share a connection.
+        self._queries = Queries(self._querying, timeout)
+        self._index = Index(self._querying, timeout, names=names)
         self._past = Past(self._queries, names)
-        self._lines = (self._publisher, self._queries, self._index)
+        self._pipelines = (self._publisher, self._queries, self._index)
         self._reader: Reader[Mirror] = Reader(
-            *read,
+            self._reading,
+            trio.CapacityLimiter(1),
             names=names,
             retention=retention,
             make_dispatcher=partial(Mirror, left=self._index.leave),
-            receipt_of_publisher=lambda: self._publisher.receipt,
+            last_stored=lambda: self._publisher.stored,
         )
-        self._closed = False
+        self._state = BusState.OPENING
+        # What it failed with, where it did.
         self._failure: Exception | None = None
         self._body = trio.CancelScope()
         self._opening = trio.CancelScope()
         self._working = trio.CancelScope(shield=True)
 
     def __repr__(self) -> str:
-        state = (
-            "failed"
-            if self._failure is not None
-            else "closed"
-            if self._closed
-            else "disconnected"
-            if self._reader.connected_since is None
-            else f"{len(self._mirror.watches)} watches"
-        )
-        return f"<RedisWatchBus at {self.position}: {state}>"
+        if self._state is not BusState.OPEN:
+            state = self._state.value
+        elif self._reader.connected_since is None:
+            state = "disconnected"
+        else:
+            state = f"{len(self._mirror.watches)} watches"
+        # It has no position before it has connected.
+        at = f" at {self.position}" if hasattr(self._reader, "dispatcher") else ""
+        return f"<RedisWatchBus{at}: {state}>"
 
     async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
         check_key(key)
@@ -105,7 +118,7 @@ class RedisWatchBus(WatchBus):
         if idempotency_key is not None:
             check_key(idempotency_key, "idempotency key")
         asked = Publishing([(key, data, False)], idempotency_key)
-        return (await self._publisher.ask(asked, 1 + len(data) // BYTES_A_WEIGHT))[0]
+        return (await self._publisher.request(asked, 1 + len(data) // BYTES_A_WEIGHT))[0]
 
     async def publish_prefix(
         self, prefix: str, data: Data, *, idempotency_key: str | None = None
@@ -130,7 +143,7 @@ class RedisWatchBus(WatchBus):
 
     async def latest(self, key: str) -> Message | None:
         check_key(key)
-        [entries] = await self._queries.ask(
+        [entries] = await self._queries.request(
             [("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", 1)]
         )
         found = read_stream(key, entries)
@@ -139,10 +152,8 @@ class RedisWatchBus(WatchBus):
     async def watched_keys(self, prefix: str = "") -> frozenset[str]:
         check_prefix(prefix)
         if not self._index.up_to_date:
-            await self._index.ask(None)
-        [members] = await self._queries.ask([self._names.script("watched")])
-        start = prefix.encode()
-        return frozenset(read_names(member for member in members if member.startswith(start)))
+            await self._index.request(None)
+        return await watched_keys(self._queries, self._names, prefix)
 
     @property
     def position(self) -> str:
@@ -151,7 +162,7 @@ class RedisWatchBus(WatchBus):
     def statistics(self) -> RedisBusStatistics:
         mirror, reader = self._mirror, self._reader
         return RedisBusStatistics(
-            connected=not self._closed and reader.connected_since is not None,
+            connected=self._state is BusState.OPEN and reader.connected_since is not None,
             watches=len(mirror.watches),
             watched_keys=len(mirror.keys),
             watched_prefixes=len(mirror.prefixes),
@@ -177,66 +188,38 @@ class RedisWatchBus(WatchBus):
         """The newest position that this process knows, handed on or not."""
         heard, stored = self._reader.newest, self._publisher.stored
         # What was stored from here is known before the reader hears of it.
-        return max(heard, stored) if stored.epoch == heard.epoch else heard
+        if stored is None or stored.epoch != heard.epoch:
+            return heard
+        return max(heard, stored, key=lambda position: position.sequence)
 
     # Opening and ending
 
-    async def _start(self, nursery: trio.Nursery) -> None:
-        """Connect and fill the journal.
-
-        Raises:
-            TroubleError: Redis refuses.
-            BusUnavailableError: it cannot be reached in time.
-        """
-        deadline = trio.current_time() + self._timeout
-        backoff = Backoff(*PAUSES)
-        facts: Facts | None = None
-        while facts is None:
-            try:
-                facts = await self._connect()
-            except HopelessError:
-                raise
-            except TroubleError as trouble:
-                if trio.current_time() >= deadline:
-                    refuses = isinstance(trouble, BusyError)
-                    what = "does not take writes" if refuses else "cannot be reached"
-                    raise BusUnavailableError(f"Redis {what}: {trouble}") from trouble
-                await backoff.pause()
-        nursery.start_soon(self._work)
-        with trio.move_on_at(deadline):
-            await self._reader.runs.wait()
-            with self._reader.awake():
-                await self._reader.reach(facts)
-
-    async def _connect(self) -> Facts:
-        facts = await self._reader.start()
-        for line in self._lines:
-            await line.connect()
-        return facts
-
+    @enable_ki_protection
     async def _guard(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a background task; its failure is the bus's."""
         try:
             await function()
-        except HopelessError as trouble:
-            self._end(refused_for_good(trouble))
+        except PermanentError as error:
+            self._end(refused_for_good(error))
         except Exception as error:
-            # What a task asked for when the bus was closed.
-            if self._closed:
+            # A task made a request when the bus was closed.
+            if self._state in _ENDED:
                 return
             self._end(error)
             raise
 
+    @enable_ki_protection
     async def _work(self) -> None:
         """Run the background tasks; a cancel from outside leaves them to `_leave` and `_stop`."""
         with self._working:
             async with trio.open_nursery() as nursery:
-                for line in self._lines:
-                    nursery.start_soon(self._guard, line.run)
-                    nursery.start_soon(line.expire)
+                for pipeline in self._pipelines:
+                    nursery.start_soon(self._guard, pipeline.run)
+                    nursery.start_soon(self._guard, pipeline.expire)
                 nursery.start_soon(self._guard, self._reader.run)
                 nursery.start_soon(self._guard, self._index.keep)
 
+    @enable_ki_protection
     async def _stop_when_cancelled(self) -> None:
         """Wake the threads of opening, which no cancel reaches."""
         with self._opening:
@@ -248,32 +231,50 @@ class RedisWatchBus(WatchBus):
 
     def _stop(self) -> None:
         """End the background tasks, and wake their threads."""
-        for link in self._links:
-            link.end()
+        self._reading.end()
+        for worker in self._workers:
+            worker.end()
         self._working.cancel()
+
+    def _disconnect(self) -> None:
+        """Close the sockets, once the threads have ended."""
+        for link in (self._reading, *(worker.link for worker in self._workers)):
+            link.disconnect()
 
     async def _leave(self) -> None:
         """Take this process out of the index, if Redis is there."""
-        stopped = self._working.cancel_called or self._failure is not None
-        if not stopped and self._reader.connected_since is not None:
+        if self._working.cancel_called or self._state is BusState.FAILED:
+            return
+        interrupt: KeyboardInterrupt | None = None
+        if self._reader.connected_since is not None:
             with (
                 trio.move_on_after(_FAREWELL_SECONDS, shield=True),
                 # Then the lease ends by itself.
                 suppress(BusUnavailableError, trio.BrokenResourceError),
             ):
-                await self._index.say_farewell()
+                try:
+                    await self._index.say_farewell()
+                except KeyboardInterrupt as raised:
+                    # It waits for the farewell, which no cancel reaches either.
+                    interrupt = raised
+                    await self._index.say_farewell()
+        if interrupt is not None:
+            raise interrupt
 
     def _end(self, failure: Exception | None) -> None:
-        if self._closed:
+        if self._state in _ENDED:
             return
-        self._closed = True
+        self._move(BusEvent.CLOSE if failure is None else BusEvent.FAIL)
         self._failure = failure
         self._mirror.close(failure)
         self._reader.release()
-        for line in self._lines:
-            line.close(self._ending)
+        for pipeline in self._pipelines:
+            pipeline.close(self._ending)
         if failure is not None:
             self._body.cancel()
+
+    def _move(self, event: BusEvent) -> None:
+        self._state = BUS[self._state][event]
 
     def _ending(self) -> Exception:
         if self._failure is not None:
@@ -289,7 +290,7 @@ class RedisWatchBus(WatchBus):
             check_key(idempotency_key, "idempotency key")
         if not messages:
             await checkpoint()
-            if self._closed:
+            if self._state in _ENDED:
                 raise self._ending()
             return []
         size = sum(len(data) for _, data, _ in messages)
@@ -298,10 +299,11 @@ class RedisWatchBus(WatchBus):
                 f"a batch has at most {_BYTES_A_BATCH} bytes of data, not {size}"
             )
         weight = len(messages) + size // BYTES_A_WEIGHT
-        return await self._publisher.ask(Publishing(messages, idempotency_key), weight)
+        return await self._publisher.request(Publishing(messages, idempotency_key), weight)
 
     # Watching
 
+    @enable_ki_protection
     async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         deadline = trio.current_time() + self._timeout
         facts = await self._index.enter(request.keys)
@@ -321,19 +323,23 @@ class RedisWatchBus(WatchBus):
         """Add a watch once all that was stored before `facts` was handed on."""
         while True:
             while not await self._reader.reach(facts):
-                facts = await self._index.ask(None)
-            if self._closed:
+                facts = await self._index.request(None)
+            if self._state in _ENDED:
                 raise self._ending()
             if request.history:
                 watch = await self._register_with_history(request)
                 if watch is not None:
                     return watch
-                facts = await self._index.ask(None)
-            elif request.after is None or request.after.sequence >= self._mirror.oldest.sequence:
-                return self._mirror.register(request, request.after)
-            else:
-                earlier, after = await self._past.older(request, request.after, facts, self._mirror)
-                return self._mirror.register_after(request, earlier, after)
+                facts = await self._index.request(None)
+                continue
+            after = request.after
+            if after is not None and after._replace(branch="") == facts.start:
+                # All of this epoch is after its start, whichever message somebody thinks is there.
+                after = facts.start
+            if after is None or after.sequence >= self._mirror.oldest.sequence:
+                return self._mirror.register(request, after)
+            earlier, after = await self._past.older(request, after, facts, self._mirror)
+            return self._mirror.register_after(request, earlier, after)
 
     async def _register_with_history(self, request: WatchRequest) -> BufferedWatch | None:
         """Add a watch that gets the history first; None where the epoch changed meanwhile.
@@ -359,8 +365,13 @@ class RedisWatchBus(WatchBus):
         return watch
 
 
-def refused_for_good(trouble: HopelessError) -> BusUnavailableError:
-    """Return what is raised where Redis refuses for good."""
-    error = BusUnavailableError(f"Redis refuses, and will until its settings change: {trouble}")
-    error.__cause__ = trouble
+def refused_for_good(refusal: RefusedError) -> BusUnavailableError:
+    """Return what to raise where waiting does not help."""
+    hint = ""
+    if isinstance(refusal, MisconfiguredError) and "command" in str(refusal):
+        hint = " (a proxy that does not pass on scripts says so too: use Redis's own address)"
+    error = BusUnavailableError(
+        f"Redis refuses, and will until its settings change: {refusal}{hint}"
+    )
+    error.__cause__ = refusal
     return error

@@ -1,20 +1,14 @@
-"""Connections to Redis: made by redis-py, used in threads, cut from the Trio side.
-
-The only module that imports redis-py.
-"""
+"""Connections to Redis: made by redis-py, used in threads, cut from the Trio side."""
 
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable
-from hashlib import sha1
-from importlib import resources
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -25,32 +19,34 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry
 
-from ._layout import SCRIPT, Command
-from ._trouble import (
+from . import _script
+from ._backend_errors import (
+    BackendError,
     BusyError,
-    HopelessError,
+    MisconfiguredError,
+    NotConnectedError,
+    PermanentError,
+    RefusedError,
     ReplicaError,
-    TroubleError,
     UnknownScriptError,
     UnreachableError,
     refusal,
 )
-
-_SCRIPT_TEXT = (
-    resources.files("trio_watchbus").joinpath("_redis", "_script.lua").read_text(encoding="utf-8")
+from ._layout import SCRIPT, Command
+from ._redis_py import (
+    address_of,
+    connection_factory,
+    cut,
+    find_closing_command,
+    take_last_words,
+    was_accepted,
 )
-_SCRIPT_NAME = sha1(_SCRIPT_TEXT.encode(), usedforsecurity=False).hexdigest()
 
-_CONNECT_TIMEOUT = 5.0
-"""Seconds in which a host has to accept, unless the client or URL says otherwise: one lost packet
-costs one or three."""
-
-_KINDS: list[tuple[type[RedisError], type[TroubleError]]] = [
-    (AuthenticationError, HopelessError),
-    (AuthorizationError, HopelessError),
-    (NoPermissionError, HopelessError),
+_KINDS: list[tuple[type[RedisError], type[BackendError]]] = [
+    (AuthenticationError, PermanentError),
+    (AuthorizationError, PermanentError),
+    (NoPermissionError, PermanentError),
     (NoScriptError, UnknownScriptError),
     (BusyLoadingError, BusyError),
     (ReadOnlyError, ReplicaError),
@@ -83,36 +79,13 @@ def connection_maker(
             "a Redis bus takes a URL or a redis.Redis client of one server (not one of"
             f" redis.asyncio, and not a cluster's), not {type(url_or_client).__name__}"
         )
-    arguments = {
-        key: value
-        for key, value in pool.connection_kwargs.items()
-        # Of the pool's own matters, and of RESP3's notices to it.
-        if key != "max_connections" and not key.startswith(("maint", "oss_cluster", "orig_"))
-    }
-    if arguments.get("decode_responses"):
-        raise ValueError(
-            "decode_responses=True would break data that is not text;"
-            " give the bus a client or URL without it"
-        )
-    arguments |= {
-        # The bus retries by itself: only it knows what may be sent twice.
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_timeout": False,
-        "retry_on_error": [],
-        "health_check_interval": 0,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": arguments.get("socket_connect_timeout") or _CONNECT_TIMEOUT,
-        "client_name": arguments.get("client_name") or name,
-        # Answers alone, nothing pushed between them.
-        "protocol": 2,
-    }
-    connection_class = _cuttable(pool.connection_class)
     try:
-        connection_class(**arguments)
+        make = connection_factory(pool, timeout=timeout, name=name)
     except TypeError:
         problem = "it has an option that redis-py does not know"
     else:
-        return lambda: Link(connection_class(**arguments))
+        return lambda: Link(make())
+    # Outside of the handler, as what redis-py says may quote parts of the URL.
     raise ValueError(f"not the URL of a Redis server: {problem}; look at what follows the ?")
 
 
@@ -133,84 +106,8 @@ def _pool_of(url: str) -> Any:
     )
 
 
-class _Cuttable:
-    """Holds a second handle on a connection's socket, by which another thread can shut it down.
-
-    A handle of its own, as TLS takes the first one over, and held from before the connection is
-    made. `_connect` is not redis-py's public interface, but has been the one place where it makes
-    its socket since its version 2.
-    """
-
-    _handle: socket.socket | None = None
-    _ended = False
-
-    def _hold(self, made: socket.socket) -> None:
-        self._handle = made.dup()
-        if self._ended:
-            raise ConnectionAbortedError("this connection was ended")
-
-    def _release(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
-
-    def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        self._release()
-        super().disconnect(*args, **kwargs)  # type: ignore[misc]
-
-
-class _CuttableConnection(_Cuttable, redis.Connection):
-    def _connect(self) -> socket.socket:
-        problem = OSError(f"{self.host} has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self.host, self.port, self.socket_type, socket.SOCK_STREAM
-        ):
-            made = socket.socket(family, kind, protocol)
-            try:
-                self._hold(made)
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for option, value in (self.socket_keepalive_options or {}).items():
-                    made.setsockopt(socket.IPPROTO_TCP, option, value)
-                made.settimeout(self.socket_connect_timeout)
-                made.connect(address)
-                made.settimeout(self.socket_timeout)
-            except OSError as error:
-                made.close()
-                self._release()
-                problem = error
-            else:
-                return made
-        raise problem
-
-
-class _CuttableUnixConnection(_Cuttable, redis.UnixDomainSocketConnection):
-    def _connect(self) -> socket.socket:
-        made: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
-        try:
-            self._hold(made)
-        except OSError:
-            made.close()
-            raise
-        return made
-
-
-def _cuttable(connection_class: type[Any]) -> type[Any]:
-    """Return a class like `connection_class` whose connections can be cut."""
-    for plain, cuttable in (
-        (redis.Connection, _CuttableConnection),
-        (redis.UnixDomainSocketConnection, _CuttableUnixConnection),
-    ):
-        if connection_class is plain:
-            return cuttable
-        if issubclass(connection_class, plain):
-            # Just above `plain`, so below TLS and Sentinel.
-            return type(connection_class.__name__, (connection_class, cuttable), {})
-    return connection_class
-
-
 class Link:
-    """One connection to Redis: used by one thread at a time, cut from another.
+    """One connection to Redis: used by one thread at a time, cut from any.
 
     It connects when it has to, and is disconnected by every failure.
     """
@@ -218,19 +115,15 @@ class Link:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._connected = False
-        # In the connection, which looks at it when it has a socket that could be cut.
-        connection._ended = False
+        self._ended = False
 
     def connect(self) -> None:
         """Connect, if it is not connected; blocks.
 
-        Between exchanges nothing comes but the end, so that a connection on which something came
-        is replaced before anything is sent that nobody would know the fate of.
-
         Raises:
-            TroubleError: it failed.
+            BackendError: it failed.
         """
-        if self._connected and self._quiet():
+        if self._is_usable():
             return
         self.disconnect()
         self._check()
@@ -238,7 +131,7 @@ class Link:
             self._connection.connect()
         except (RedisError, OSError) as error:
             self.disconnect()
-            raise _trouble(error) from error
+            raise _why_not_connected(error, take_last_words(self._connection)) from error
         except UnicodeError:
             self.disconnect()
             problem = "the host's name, the user or the password has what none may have"
@@ -249,34 +142,52 @@ class Link:
             self._connected = True
             return
         # Outside of the handler, as that error quotes part of what may be secret.
-        raise HopelessError(problem)
+        raise PermanentError(problem)
 
-    def _quiet(self) -> bool:
+    def _is_usable(self) -> bool:
+        """Whether it is connected and quiet.
+
+        Between exchanges nothing comes but the end, so a connection on which something came is
+        replaced before anything is sent that nobody would know the fate of.
+        """
         try:
-            return not self._connection.can_read(0)
+            return self._connected and not self._connection.can_read(0)
         except (RedisError, OSError):
             return False
 
-    def exchange(self, *commands: Command) -> list[Any]:
-        """Send `commands` together, and return their answers; blocks.
-
-        A refusal is among the answers, as an exception.
+    def exchange_if_connected(self, *commands: Command) -> list[Any]:
+        """As `exchange`, but it does not connect.
 
         Raises:
-            TroubleError: the connection failed; what was sent may have been done.
+            NotConnectedError: there is no usable connection; nothing was sent.
+        """
+        if not self._is_usable():
+            raise NotConnectedError("there is no connection")
+        return self.exchange(*commands)
+
+    def exchange(self, *commands: Command) -> list[Any]:
+        """Send `commands` together, and return their replies; blocks.
+
+        A refusal is among the replies, as an exception.
+
+        Raises:
+            BackendError: the connection failed; what was sent may have been done.
         """
         if not self._connected:
             self.connect()
         self._check()
-        answers = self._exchange(
-            [_called(command, "EVALSHA", _SCRIPT_NAME) for command in commands]
+        replies = self._exchange(
+            [_called(command, "EVALSHA", _script.DIGEST) for command in commands]
         )
-        unknown = [i for i, answer in enumerate(answers) if isinstance(answer, UnknownScriptError)]
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, UnknownScriptError)]
         if unknown:
-            again = self._exchange([_called(commands[i], "EVAL", _SCRIPT_TEXT) for i in unknown])
-            for i, answer in zip(unknown, again, strict=True):
-                answers[i] = answer
-        return answers
+            again = self._exchange([_called(commands[i], "EVAL", _script.TEXT) for i in unknown])
+            for i, reply in zip(unknown, again, strict=True):
+                replies[i] = reply
+        if any(isinstance(reply, ReplicaError) for reply in replies):
+            # A server that became one keeps its connections; the address may lead to another.
+            self.disconnect()
+        return replies
 
     def _exchange(self, commands: list[Command]) -> list[Any]:
         connection = self._connection
@@ -287,48 +198,68 @@ class Link:
                 else connection.pack_command(*commands[0]),
                 check_health=False,
             )
-            return [self._answer() for _ in commands]
+            return [self._reply() for _ in commands]
         except (RedisError, OSError) as error:
             self.disconnect()
-            raise _trouble(error) from error
+            raise _backend_error(error) from error
         except BaseException:
             self.disconnect()
             raise
 
-    def _answer(self) -> Any:
+    def _reply(self) -> Any:
         try:
             return self._connection.read_response()
         except ResponseError as error:
-            return _trouble(error)
+            return _backend_error(error)
+
+    def check_scripts_are_allowed(self) -> None:
+        """Run a script that the server cannot have cached: a cached one takes no ``EVAL``.
+
+        Raises:
+            BackendError: it failed.
+        """
+        [reply] = self.exchange(("EVAL", "return 1", 0))
+        if isinstance(reply, RefusedError):
+            raise reply
+
+    @property
+    def was_closed(self) -> bool:
+        """Whether the newest connection was accepted, and closed by the server since."""
+        return was_accepted(self._connection) and not self._connected
+
+    def check_for_proxy(self) -> None:
+        """Find out why the server closed a connection that it had accepted; blocks.
+
+        Raises:
+            MisconfiguredError: it is a proxy that does not know what the bus needs.
+        """
+        with suppress(RedisError, OSError):
+            command = find_closing_command(self._connection)
+            if command is not None:
+                raise MisconfiguredError(
+                    f"{self.address} answers PING, but closes the connection on {command}, as a"
+                    " proxy such as twemproxy does that does not pass on scripts and streams;"
+                    " give the bus the address of Redis itself"
+                )
 
     @property
     def address(self) -> str:
         """Where it is, or was, connected: `host:port` or a path, if it has one; no secret."""
-        pieces = dict(self._connection.repr_pieces())
-        if "host" in pieces:
-            return f"{pieces['host']}:{pieces['port']}"
-        return str(pieces.get("path", "Redis"))
+        return address_of(self._connection)
 
     @property
     def ended(self) -> bool:
         """Whether nothing connects any more."""
-        ended: bool = self._connection._ended
-        return ended
+        return self._ended
 
     def cut(self) -> None:
         """Wake the thread that is in `connect` or `exchange`, which fails; from any thread."""
-        for held in (getattr(self._connection, "_handle", None), self._connection._sock):
-            if held is not None:
-                try:
-                    held.shutdown(socket.SHUT_RDWR)
-                except (OSError, ValueError):
-                    # It is not connected, was closed meanwhile, or is fakeredis's.
-                    continue
+        cut(self._connection)
 
     def end(self) -> None:
-        """Cut, and let nothing connect any more."""
-        self._connection._ended = True
-        self.cut()
+        """Cut, and let nothing connect any more; from any thread."""
+        self._ended = True
+        cut(self._connection, end=True)
 
     def disconnect(self) -> None:
         """Close the socket; does not block."""
@@ -347,12 +278,23 @@ def _called(command: Command, how: str, what: str) -> Command:
     return (how, what, 1, *command[1:])
 
 
-def _trouble(error: RedisError | OSError) -> TroubleError:
-    for kind, trouble in _KINDS:
+def _why_not_connected(error: RedisError | OSError, last_words: str) -> BackendError:
+    """Return an error for why no connection was made, with what the server said, if anything."""
+    found = _backend_error(error)
+    if not last_words or isinstance(found, RefusedError):
+        return found
+    said = refusal(last_words)
+    if isinstance(said, (PermanentError, BusyError)):
+        return said
+    return UnreachableError(f"{error} ({last_words})")
+
+
+def _backend_error(error: RedisError | OSError) -> BackendError:
+    for kind, ours in _KINDS:
         if isinstance(error, kind):
-            return trouble(f"{error}")
-    if isinstance(error, ResponseError):
-        return refusal(f"{error}")
+            return ours(f"{error}")
     found = refusal(f"{error}")
+    if isinstance(error, ResponseError) or isinstance(found, (PermanentError, BusyError)):
+        return found
     # What a connection's failure says is Redis's word only where it is one of the known ones.
-    return found if isinstance(found, (HopelessError, BusyError)) else UnreachableError(f"{error}")
+    return UnreachableError(f"{error}")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from itertools import islice
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._errors import BusUnavailableError
+from ._backend_errors import BusyError, PermanentError, RefusedError, UnfinishedError, refusal
 from ._layout import Command, Facts, Names
-from ._line import Line
-from ._trouble import BusyError, HopelessError, RefusedError, refusal
-
-if TYPE_CHECKING:
-    from ._connection import Link
+from ._pipeline import Pipeline
+from ._worker import Worker
 
 LEASE_SECONDS = 20
 """How long Redis believes that a process is there which says nothing: what a killed process
@@ -23,33 +23,48 @@ watched leaves the index when this and another process's pause are over, so with
 
 _BEAT_SECONDS = 5
 
+_KEYS_A_CALL = 500
+"""Keys in one call: Redis does nothing else for some milliseconds."""
 
-class Index(Line[None, Facts]):
+_SWEEP_PAUSE = 0.01
+"""Seconds between calls while there is more to sweep away, so that others get their turns."""
+
+
+class Index(Pipeline[None, Facts]):
     """Keeps in Redis the set of the keys that this process watches, and with it everyone's.
 
-    An ask brings Redis up to date, and is answered with the facts of the same moment.
+    A request brings Redis up to date, in as many calls as that takes, and is answered with the
+    facts of the last one. A call that is sent again changes nothing. If Redis lost something of
+    what it was told, it is told everything again under another name, and what it was told under
+    the old one is swept away.
     """
 
     def __init__(
         self,
-        link: Link,
-        limiter: trio.CapacityLimiter,
+        worker: Worker,
         timeout: float,
         *,
         names: Names,
-        process: str,
     ) -> None:
-        super().__init__(link, limiter, timeout)
+        super().__init__(worker, timeout)
         self._names = names
-        self._process = process
         # Watches of each key, those that are being opened included.
         self._watches: Counter[str] = Counter()
         self._noted: set[str] = set()
-        self._changed: set[str] = set()
-        # Whether Redis is to be told everything, as it may know something else.
-        self._doubtful = True
+        # What Redis is to be told, in this order; keys are there until it has answered.
+        self._changed: dict[str, None] = {}
+        # Keys added and removed by the newest call.
+        self._telling: tuple[list[str], list[str]] = ([], [])
+        # The name under which it tells all that it watches, and the generation of the index.
+        self._name = token_hex(8)
+        self._generation = ""
+        # The name and generation that it told under before, until Redis knows of that.
+        self._abandoned = ""
+        # Whether something of processes that are gone is left in Redis.
+        self._sweeping = False
         self._stir = trio.Event()
 
+    @enable_ki_protection
     async def enter(self, keys: Collection[str]) -> Facts:
         """Note one more watch of `keys`, and return the facts once Redis knows.
 
@@ -57,13 +72,14 @@ class Index(Line[None, Facts]):
         """
         for key in keys:
             self._watches[key] += 1
-            self._changed.add(key)
+            self._changed[key] = None
         try:
-            return await self.ask(None)
+            return await self.request(None)
         except BaseException:
             self.leave(keys)
             raise
 
+    @enable_ki_protection
     def leave(self, keys: Collection[str]) -> None:
         """Note one watch less of `keys`; Redis is told soon."""
         for key in keys:
@@ -71,68 +87,80 @@ class Index(Line[None, Facts]):
                 self._watches[key] -= 1
             else:
                 del self._watches[key]
-            self._changed.add(key)
+            self._changed[key] = None
         self._stir.set()
 
     @property
     def up_to_date(self) -> bool:
         """Whether Redis was told all changes."""
-        return not self._changed and not self._doubtful
+        return not self._changed
 
     async def keep(self) -> None:
         """Tell Redis of watches that were left, and renew the lease, until cancelled."""
         while True:
             self._stir = trio.Event()
             if not self._changed:
-                with trio.move_on_after(_BEAT_SECONDS):
+                with trio.move_on_after(_SWEEP_PAUSE if self._sweeping else _BEAT_SECONDS):
                     await self._stir.wait()
             try:
-                await self.ask(None)
+                await self.request(None)
             except BusUnavailableError:
                 await trio.sleep(1)
 
     async def say_farewell(self) -> None:
         """Tell Redis, for a closed bus, that this process watches nothing any more."""
+        self._changed.update(dict.fromkeys(self._watches))
         self._watches.clear()
-        self._doubtful = True
         await self._wait_for(None, 1)
 
-    def compose(self, asks: list[None], *, again: bool) -> list[Command]:  # noqa: ARG002
-        return [trio.from_thread.run_sync(self._news)]
-
-    def _news(self) -> Command:
-        if self._doubtful:
-            noted: str | int = "all"
-            added, removed = list(self._watches), []
-        else:
-            noted = len(self._noted)
-            added = [key for key in self._changed if key in self._watches]
-            removed = [key for key in self._changed if key not in self._watches]
-        self._changed.clear()
-        # Until the answer says otherwise.
-        self._doubtful = True
-        self._telling = added, removed, noted == "all"
+    def compose(self, requests: list[None], *, again: bool) -> list[Command]:  # noqa: ARG002
+        # Those of a call that was not answered are in the next one too, as Redis may know of them
+        # or not; they are the first ones.
+        telling = list(islice(self._changed, _KEYS_A_CALL))
+        added = [key for key in telling if key in self._watches]
+        removed = [key for key in telling if key not in self._watches]
+        self._telling = added, removed
+        noted = self._noted
+        size = len(noted) + sum(key not in noted for key in added)
+        size -= sum(key in noted for key in removed)
         lease = LEASE_SECONDS * 1000
-        settings = (token_hex(6), self._process, lease, noted, len(added))
-        return self._names.script("index", *settings, *added, *removed)
+        settings = (token_hex(6), self._name, self._generation, lease, self._abandoned, size)
+        return [self._names.script("index", *settings, len(added), *added, *removed)]
 
-    def read(self, asks: list[None], replies: list[Any]) -> list[Facts]:
+    def read(self, requests: list[None], replies: list[Any]) -> list[Facts]:
         [reply] = replies
         if isinstance(reply, RefusedError):
             raise reply
-        *facts, outcome = reply
+        *facts, generation, outcome = reply
         if outcome == b"unknown":
+            self._tell_all_again()
             raise BusyError("Redis no longer knows what this process watches")
-        if outcome == b"done":
-            added, removed, everything = self._telling
-            if everything:
-                self._noted.clear()
-            self._noted.update(added)
-            self._noted.difference_update(removed)
-            self._doubtful = False
+        if outcome in (b"done", b"more"):
+            self._generation = generation.decode()
+            self._abandoned = ""
+            self._sweeping = outcome == b"more"
+            self._note_told()
+            if self._changed:
+                raise UnfinishedError
         else:
             # It cannot be noted, for want of memory say: no reason not to watch.
             problem = refusal(outcome.decode())
-            if isinstance(problem, HopelessError):
+            if isinstance(problem, PermanentError):
                 raise problem
-        return [Facts.read(*facts)] * len(asks)
+        return [Facts.read(*facts)] * len(requests)
+
+    def _note_told(self) -> None:
+        added, removed = self._telling
+        self._noted.update(added)
+        self._noted.difference_update(removed)
+        for key in (*added, *removed):
+            # Otherwise it changed while the call was under way.
+            if (key in self._watches) == (key in self._noted):
+                self._changed.pop(key, None)
+
+    def _tell_all_again(self) -> None:
+        self._abandoned = f"{self._generation}.{self._name}"
+        self._name = token_hex(8)
+        self._generation = ""
+        self._noted.clear()
+        self._changed = dict.fromkeys(self._watches)

@@ -1,6 +1,6 @@
-"""What stands where in Redis, and how a message is written there. No input or output.
+"""The layout in Redis: names, and how messages are written. No input or output.
 
-The script says what each name holds.
+docs/reference/redis-keys.md says what each name holds.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ class Names:
     """The names of one namespace's keys in Redis.
 
     Attributes:
-        meta: the hash of facts, of which the script makes all other names.
+        meta: holds the number of the layout; the script makes all other names from it.
+        facts: the hash of facts.
         log: the stream of all messages.
         keys: the sorted set of keys whose newest messages are kept.
+        index: the set of watched keys.
         probe: what is there only while it is tried out what is permitted.
     """
 
-    __slots__ = ("_stream", "keys", "log", "meta", "probe")
+    __slots__ = ("_stream", "facts", "index", "keys", "log", "meta", "probe")
 
     def __init__(self, namespace: str) -> None:
         """Check and take `namespace`, which is of the form of a key.
@@ -45,8 +47,10 @@ class Names:
         """
         start = check_key(namespace, "namespace").encode()
         self.meta: bytes = start + b":meta"
+        self.facts: bytes = start + b":facts"
         self.log: bytes = start + b":log"
         self.keys: bytes = start + b":keys"
+        self.index: bytes = start + b":index"
         self.probe: bytes = start + b":probe"
         self._stream = start + b":key:"
 
@@ -60,37 +64,51 @@ class Names:
 
 
 class Facts(NamedTuple):
-    """What is so in Redis at one moment.
+    """The state of the log at one moment.
 
     Attributes:
-        epoch: the epoch that numbers count in.
-        start: the number after which they do: what stands before in the log is of an earlier one.
-        newest: the number of the newest message.
+        start: the position at which the epoch began: entries before it are of earlier epochs.
+        newest: the position of the newest message.
     """
 
-    epoch: str
-    start: int
-    newest: int
+    start: Position
+    newest: Position
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of both."""
+        return self.newest.epoch
 
     @classmethod
-    def read(cls, epoch: bytes, start: bytes, newest: bytes) -> Facts:
-        """Return what Redis gives as three values."""
-        return cls(epoch.decode(), int(start), int(newest))
+    def read(cls, epoch: bytes, start: bytes, newest: bytes, tail: bytes) -> Facts:
+        """Return the facts, from the values that Redis gives."""
+        name = epoch.decode()
+        return cls(Position(name, int(start)), Position(name, int(newest), tail.decode()))
+
+
+class Run(NamedTuple):
+    """Messages of which each follows the one before.
+
+    Attributes:
+        before: the position after which the first one came.
+        messages: at least one.
+    """
+
+    before: Position
+    messages: list[Message]
 
 
 class Page(NamedTuple):
-    """Some of the log.
+    """A part of the log.
 
     Attributes:
-        runs: messages without holes, each run with the number of its first.
+        runs: its messages, in as few runs as possible.
         cursor: the entry id after which the log goes on, or None where there was no entry.
-        receipt: that of the newest message's entry, or None where there was none.
-        skipped: entries that are none of ours.
+        skipped: how many entries are not messages.
     """
 
-    runs: list[tuple[int, list[Message]]]
+    runs: list[Run]
     cursor: bytes | None
-    receipt: bytes | None
     skipped: int
 
 
@@ -100,44 +118,57 @@ def number_of(identifier: bytes) -> int:
 
 
 def read_log(entries: Sequence[Entry], epoch: str) -> Page:
-    """Return what `entries` of the log, in their order, hold.
+    """Return what `entries` of the log hold.
+
+    Fields after those that this version writes are ignored.
 
     Args:
-        entries: of the log, all of `epoch`.
-        epoch: that of the messages' ids.
+        entries: consecutive ones.
+        epoch: their epoch.
     """
-    runs: list[tuple[int, list[Message]]] = []
+    runs: list[Run] = []
     run: list[Message] = []
     expected = -1
     skipped = 0
-    last: tuple[str, list[bytes]] | None = None
-    start = f"{epoch}-"
+    # The nonce of the message before, and what its id has before the number.
+    nonce: bytes | None = None
+    prefix = ""
     for identifier, fields in entries:
         try:
-            kind, key, _, data, _, time = fields
+            kind, key, _, data, _, time, _, new_nonce, _, before, *_ = fields
             number = identifier.removesuffix(b"-0").decode()
             sequence = int(number)
+            follows = sequence == expected and before == nonce
+            if new_nonce != nonce:
+                prefix = _prefix(epoch, new_nonce)
+                nonce = new_nonce
             message = Message(
-                key.decode(), data, start + number, int(time) / 1000, _IS_PREFIX[kind]
+                key.decode(), data, prefix + number, int(time) / 1000, _IS_PREFIX[kind]
             )
+            if not follows:
+                run = []
+                runs.append(Run(Position(epoch, sequence - 1, _nonce(before)), run))
         except (ValueError, KeyError, OverflowError):
-            # Other fields, an id of another form, a key that is not UTF-8, or no time.
+            # Other fields, an id or a nonce of another form, a key that is not UTF-8, or no time.
             skipped += 1
             continue
-        if sequence != expected:
-            run = []
-            runs.append((sequence, run))
         run.append(message)
         expected = sequence + 1
-        last = number, fields
-    receipt = _receipt(start, *last) if last else None
-    return Page(runs, entries[-1][0] if entries else None, receipt, skipped)
+    return Page(runs, entries[-1][0] if entries else None, skipped)
 
 
-def _receipt(start: str, number: str, fields: list[bytes]) -> bytes:
-    """Return the receipt of an entry, as the script makes it."""
-    kind, key, _, data, _, time = fields
-    return b"%s%s %s %d %s %s" % (start.encode(), number.encode(), time, len(data), kind, key)
+def _nonce(text: bytes) -> str:
+    """Return a nonce as positions have it, or an empty one."""
+    if text and not (len(text) <= 32 and text.isalnum()):
+        raise ValueError("not a nonce")
+    return text.decode()
+
+
+def _prefix(epoch: str, nonce: bytes) -> str:
+    """Return what stands before the number in ids of messages with this nonce."""
+    if not nonce:
+        raise ValueError("a message has a nonce")
+    return f"{epoch}_{_nonce(nonce)}-"
 
 
 def read_stream(key: str, entries: Sequence[Entry]) -> list[Message]:

@@ -6,16 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import inf
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
-from .._errors import check_trio_runs, raise_what_ended
+from .._backoff import Backoff
+from .._errors import BusUnavailableError, check_trio_runs, raise_what_ended
 from .._message import MAX_MESSAGE_SIZE
 from .._retention import Retention, check_retention
+from ._backend_errors import BackendError, BusyError, MisconfiguredError, PermanentError
 from ._bus import RedisWatchBus, refused_for_good
-from ._layout import Names
-from ._trouble import HopelessError
+from ._layout import Facts, Names
+from ._pipeline import PAUSES
+from ._states import BusEvent
 
 if TYPE_CHECKING:
     import redis
@@ -34,7 +39,7 @@ def open_redis_watchbus(
     namespace: str = "watchbus",
     retention: Retention | None = None,
     max_message_size: int = MAX_MESSAGE_SIZE,
-    publish_timeout: float = 10.0,
+    timeout: float = 10.0,
 ) -> AbstractAsyncContextManager[RedisWatchBus]:
     """Return a bus over Redis 6.2 or newer, or Valkey, to be entered with ``async with``.
 
@@ -44,10 +49,13 @@ def open_redis_watchbus(
     that come back resume without Redis.
 
     While Redis cannot be reached, watches wait and publishes are retried; it reconnects by
-    itself. What heals only by other settings (a wrong password, a missing permission, a name
-    that holds something else) ends the watches with `trio.BrokenResourceError`, cancels the body
-    of the ``async with``, and is raised there as a `BusUnavailableError`. Leaving it takes less
-    than a second, whatever Redis does.
+    itself, ever more slowly, up to once a second. Only a wrong password, a missing permission or
+    a key of the wrong type ends the bus: that ends the watches with `trio.BrokenResourceError`,
+    cancels the body of the ``async with``, and is raised there as a `BusUnavailableError`. Any
+    other refusal (a certificate that has expired, say) ends only the opening of a bus.
+
+    Leaving it takes less than a second, whatever Redis does, also while a name is looked up or a
+    Sentinel is asked: a thread that hangs in that is left behind, at most one per connection.
 
     Args:
         url_or_client: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` likewise over
@@ -58,7 +66,7 @@ def open_redis_watchbus(
             into one slot of a cluster.
         retention: how much of the past it keeps; give all processes the same.
         max_message_size: bytes of data that one message may have, at least 1.
-        publish_timeout: seconds that a publish may take over all attempts, above 0; so too
+        timeout: seconds that a publish may take over all attempts, above 0; so too
             opening a watch, and asking for something.
 
     Raises:
@@ -66,7 +74,7 @@ def open_redis_watchbus(
         TypeError: an argument is of the wrong type.
         ValueError: it is not the URL of a Redis server, the client has
             ``decode_responses=True``, or another argument is out of range.
-        BusUnavailableError: on entering: Redis cannot be reached within `publish_timeout`
+        BusUnavailableError: on entering: Redis cannot be reached within `timeout`
             seconds, or refuses; it says what.
     """
     try:
@@ -77,23 +85,48 @@ def open_redis_watchbus(
         ) from error
     if max_message_size < 1:
         raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
-    if not 0 < publish_timeout < inf:
-        raise ValueError(f"publish_timeout must be above 0 s and finite, not {publish_timeout}")
+    if not 0 < timeout < inf:
+        raise ValueError(f"timeout must be above 0 s and finite, not {timeout}")
     name = f"watchbus-{token_hex(6)}"
-    answer_timeout = min(_LONGEST_ANSWER, publish_timeout / 3)
+    answer_timeout = min(_LONGEST_ANSWER, timeout / 3)
     bus = RedisWatchBus(
         connection_maker(url_or_client, timeout=_READ_TIMEOUT, name=name),
         connection_maker(url_or_client, timeout=answer_timeout, name=name),
         names=Names(namespace),
         retention=check_retention(retention),
         max_message_size=max_message_size,
-        timeout=publish_timeout,
+        timeout=timeout,
     )
-    return _opened(bus)
+    return _Opened(bus)
+
+
+@final
+class _Opened(AbstractAsyncContextManager[RedisWatchBus]):
+    """Opens and leaves a bus, where a KeyboardInterrupt waits for a checkpoint.
+
+    Raised at any other place, it would leave the nursery open, which breaks Trio.
+    """
+
+    def __init__(self, bus: RedisWatchBus) -> None:
+        self._bus = bus
+        self._running = _run(bus)
+
+    @enable_ki_protection
+    async def __aenter__(self) -> RedisWatchBus:
+        return await self._running.__aenter__()
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._running.__aexit__(kind, error, traceback)
 
 
 @asynccontextmanager
-async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
+async def _run(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
     """Run `bus` for as long as the body runs; raise the body's error as it is, in no group."""
     check_trio_runs()
     error: BaseException | None = None
@@ -101,7 +134,7 @@ async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus._stop_when_cancelled)
             try:
-                await bus._start(nursery)
+                await _start(bus, nursery)
                 bus._opening.cancel()
                 try:
                     with bus._body:
@@ -109,14 +142,59 @@ async def _opened(bus: RedisWatchBus) -> AsyncIterator[RedisWatchBus]:
                 finally:
                     bus.close()
                     await bus._leave()
-            except HopelessError as trouble:
-                error = refused_for_good(trouble)
+            except (PermanentError, MisconfiguredError) as refusal:
+                error = refused_for_good(refusal)
             except BaseException as raised:  # noqa: BLE001
                 error = raised
             bus._stop()
             nursery.cancel_scope.cancel()
     finally:
         # Also where a cancel from outside is raised at the nursery's end.
-        for link in bus._links:
-            link.disconnect()
+        bus._disconnect()
     raise_what_ended(error, bus._failure)
+
+
+async def _start(bus: RedisWatchBus, nursery: trio.Nursery) -> None:
+    """Connect, start the background tasks, and fill the journal.
+
+    Raises:
+        PermanentError: Redis refuses.
+        MisconfiguredError: likewise.
+        BusUnavailableError: it cannot be reached in time.
+    """
+    deadline = trio.current_time() + bus._timeout
+    for worker in bus._workers:
+        nursery.start_soon(worker.run)
+    facts = await _connect(bus, deadline)
+    bus._move(BusEvent.OPENED)
+    nursery.start_soon(bus._work)
+    with trio.move_on_at(deadline):
+        await bus._reader.runs.wait()
+        with bus._reader.awake():
+            await bus._reader.reach(facts)
+
+
+async def _connect(bus: RedisWatchBus, deadline: float) -> Facts:
+    """Try until all connections are made, and what the bus does is permitted."""
+    [some, *_] = bus._workers
+    backoff = Backoff(*PAUSES)
+    looked_for_proxy = False
+    while True:
+        try:
+            facts = await bus._reader.start()
+            for pipeline in bus._pipelines:
+                await pipeline.connect()
+            await some.call(some.link.check_scripts_are_allowed)
+        except (PermanentError, MisconfiguredError):
+            raise
+        except BackendError as error:
+            if trio.current_time() >= deadline:
+                refuses = isinstance(error, BusyError)
+                what = "does not take writes" if refuses else "cannot be reached"
+                raise BusUnavailableError(f"Redis {what}: {error}") from error
+            if bus._reading.was_closed and not looked_for_proxy:
+                looked_for_proxy = True
+                await some.call(bus._reading.check_for_proxy)
+            await backoff.pause()
+        else:
+            return facts

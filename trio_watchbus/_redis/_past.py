@@ -1,4 +1,4 @@
-"""What Redis still has of the past, for watches that begin there."""
+"""Reads what Redis still has of the past, for watches that begin there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from itertools import islice
 from .._errors import HistoryLostError
 from .._message import Message, Position
 from .._request import WatchRequest
-from ._layout import Facts, Names, read_log, read_names, read_stream
+from ._layout import Command, Facts, Names, number_of, read_log, read_names, read_stream
 from ._mirror import Mirror
+from ._paging import PageSize
 from ._queries import Queries
 
 _PAGE = 500
-"""Entries or names that are asked for at once: a trip for each would take ten times as long, and
+"""Entries or names in one request at most: one request for each would take ten times as long, and
 the answer to more would hold others up."""
 
 
@@ -29,17 +30,16 @@ class Past:
         for prefix in request.prefixes:
             keys.update(dict.fromkeys(await self._kept_keys(prefix)))
         found: list[Message] = []
-        # As many as Redis counts.
-        most = min(request.history, 2**31)
-        streams_a_page = max(1, _PAGE // most)
-        for at in range(0, len(keys), streams_a_page):
-            page = list(islice(keys, at, at + streams_a_page))
-            streams = await self._queries.ask(
-                [("XREVRANGE", self._names.stream(key), "+", "-", "COUNT", most) for key in page],
-                len(page),
-            )
-            for key, entries in zip(page, streams, strict=True):
-                found += read_stream(key, entries)
+        page_size = PageSize(_PAGE)
+        at = 0
+        while at < len(keys):
+            count = max(1, page_size.entries // request.history)
+            page = list(islice(keys, at, at + count))
+            at += len(page)
+            if count == 1:
+                found += await self._history_of(page[0], request.history, page_size)
+            else:
+                found += await self._newest_of(page, request.history, page_size)
         numbered = [(Position.parse(message.id).sequence, message) for message in found]
         return [
             message
@@ -48,12 +48,42 @@ class Past:
             if number <= newest
         ]
 
+    async def _newest_of(self, keys: list[str], history: int, page_size: PageSize) -> list[Message]:
+        """Return the newest `history` messages of each key, in one request."""
+        streams = await self._queries.request(
+            [self._backwards(key, "+", history) for key in keys], len(keys)
+        )
+        found: list[Message] = []
+        for key, entries in zip(keys, streams, strict=True):
+            found += read_stream(key, entries)
+        page_size.came(len(found), sum(len(message.data) for message in found))
+        return found
+
+    async def _history_of(self, key: str, history: int, page_size: PageSize) -> list[Message]:
+        """Return the newest `history` messages of one key, in as many requests as that takes."""
+        found: list[Message] = []
+        end = "+"
+        while history:
+            count = min(history, page_size.entries)
+            [entries] = await self._queries.request([self._backwards(key, end, count)])
+            messages = read_stream(key, entries)
+            found += messages
+            page_size.came(len(entries), sum(len(message.data) for message in messages))
+            if len(entries) < count:
+                break
+            history -= count
+            end = f"({number_of(entries[-1][0])}-0"
+        return found
+
+    def _backwards(self, key: str, end: str, count: int) -> Command:
+        return ("XREVRANGE", self._names.stream(key), end, "-", "COUNT", count)
+
     async def _kept_keys(self, prefix: str) -> list[str]:
         """Return the keys under `prefix` of which messages are kept."""
         found: list[str] = []
         start, end = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
         while True:
-            [page] = await self._queries.ask(
+            [page] = await self._queries.request(
                 [("ZRANGEBYLEX", self._names.keys, start, end, "LIMIT", 0, _PAGE)]
             )
             found += read_names(page)
@@ -66,43 +96,53 @@ class Past:
     ) -> tuple[list[Message], Position]:
         """Return the matching messages after `after`, up to a position that `mirror` holds.
 
+        Each message in the log names the one before it, so what is returned goes on exactly from
+        the message at `after`.
+
         Args:
             request: what matches.
             after: a position that is older than what `mirror` holds.
-            facts: what is so in Redis.
+            facts: the facts in Redis.
             mirror: the core, which goes on meanwhile.
 
         Raises:
-            HistoryLostError: they are not all in the log.
+            HistoryLostError: they are not all in the log, or `after` is in another history.
         """
         _check(after, facts, mirror)
+        last = after
         found: list[Message] = []
-        number = after.sequence
-        while number < mirror.oldest.sequence:
-            entries, then = await self._queries.ask(
+        page_size = PageSize(_PAGE)
+        # Into the middle of what the mirror holds, as it drops its oldest messages meanwhile.
+        while 2 * last.sequence < mirror.oldest.sequence + mirror.journal.last:
+            entries, then = await self._queries.request(
                 [
-                    ("XRANGE", self._names.log, f"{number + 1}-0", "+", "COUNT", _PAGE),
-                    ("HMGET", self._names.meta, "epoch", "start", "seq"),
+                    (
+                        *("XRANGE", self._names.log, f"{last.sequence + 1}-0", "+"),
+                        *("COUNT", page_size.entries),
+                    ),
+                    ("HMGET", self._names.facts, "epoch", "start", "seq", "tail"),
                 ]
             )
-            if not all(then):
+            if not all(value is not None for value in then):
                 raise HistoryLostError("epoch", str(mirror.oldest))
-            # Asked for after the entries, so that these are of its epoch.
+            # Requested after the entries, so that these are of its epoch.
             _check(after, Facts.read(*then), mirror)
             runs = read_log(entries, after.epoch).runs
-            if not runs or runs[0][0] != number + 1:
-                oldest = Position(after.epoch, runs[0][0] - 1) if runs else mirror.oldest
-                raise HistoryLostError("trimmed", str(oldest))
+            if not runs or runs[0].before.sequence != last.sequence:
+                raise HistoryLostError("trimmed", str(runs[0].before if runs else mirror.oldest))
+            if runs[0].before != last:
+                raise HistoryLostError("epoch", str(mirror.oldest))
             # What comes after the journal's newest comes from there, once it is.
-            messages = runs[0][1][: mirror.journal.last - number]
+            messages = runs[0].messages[: mirror.journal.last - last.sequence]
             found += request.select(messages)
-            number += len(messages)
-        return found, Position(after.epoch, number)
+            page_size.came(len(messages), sum(len(message.data) for message in messages))
+            last = Position.parse(messages[-1].id)
+        return found, last
 
 
 def _check(after: Position, facts: Facts, mirror: Mirror) -> None:
     """Raise `HistoryLostError` if `after` is of another history than `facts` are."""
     if not after.epoch == facts.epoch == mirror.epoch:
         raise HistoryLostError("epoch", str(mirror.oldest))
-    if after.sequence < facts.start:
-        raise HistoryLostError("trimmed", str(Position(facts.epoch, facts.start)))
+    if after.sequence < facts.start.sequence:
+        raise HistoryLostError("trimmed", str(facts.start))

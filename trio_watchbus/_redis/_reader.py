@@ -1,13 +1,14 @@
-"""The one reader of a process: mirrors the log into the core."""
+"""Mirrors the log into the core: one reader for each bus."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 from trio.lowlevel import checkpoint
@@ -16,9 +17,10 @@ from .._backoff import Backoff
 from .._core._dispatcher import Dispatcher
 from .._message import Position
 from .._retention import Retention
-from ._layout import Command, Facts, Names, Page, read_log
-from ._line import PAUSES
-from ._trouble import BusyError, HopelessError, RefusedError, TroubleError
+from ._backend_errors import BackendError, BusyError, PermanentError, RefusedError
+from ._layout import Command, Facts, Names, Page, Run, read_log
+from ._paging import PageSize
+from ._pipeline import PAUSES
 
 if TYPE_CHECKING:
     from ._connection import Link
@@ -28,11 +30,8 @@ _log = logging.getLogger("trio_watchbus.redis")
 D = TypeVar("D", bound=Dispatcher)
 
 _QUIET_SECONDS = 0.5
-"""How long Redis lets a read wait, and how long the reader rests. After that it looks whether the
-log is still the one that it knows, so that a flush is noticed within this time."""
-
-_PAGE_BYTES = 1024 * 1024
-"""Bytes of data that one read is to give: much for one trip, little to hold beside the journal."""
+"""How long Redis lets a read wait, and how long the reader rests. After that the reader checks that
+the log is the one it knows, so a flush is noticed within this time."""
 
 _PAGE_ENTRIES = 2000
 """Entries in one read at most: some milliseconds of parsing, in which no other thread runs."""
@@ -40,46 +39,42 @@ _PAGE_ENTRIES = 2000
 _MESSAGES_A_TURN = 64
 """Messages handed on before other tasks run: as many as a watch receives."""
 
-
-class _State(NamedTuple):
-    """What the script says of the log.
-
-    Attributes:
-        facts: the facts.
-        receipt: that of the newest entry.
-    """
-
-    facts: Facts
-    receipt: bytes
+_PAST_EPOCHS = 1000
+"""Epochs that are known to be over: each is some bytes, and one ends when Redis loses data."""
 
 
 class Reader(Generic[D]):
     """Reads the log with one blocking XREAD at a time, always from an explicit id.
 
-    Numbers are dense, so that a jump is a loss of that many. With each read, and before the first
-    one of a connection, it gives back the receipts of the entries that it and the publisher know:
-    if one of these differs, or is gone while older ones are there, or the numbering is behind it,
-    history was rewritten (by a flush, or a failover to a replica that lacked something, even one
-    that no connection noticed). Then the script has replaced the epoch, and each process tells its
-    watches.
+    Numbers have no holes, so a jump is a loss, and its size is known. Each message names the one
+    before it by its nonce. If that is not the message that was handed on last, history was
+    rewritten: by a flush, say, a failover to a replica that lacked something, or an older copy of
+    the data that was put back, with or without a lost connection. Then a new epoch begins, and
+    each process tells its watches. So that this is noticed also where nothing is published, each
+    read is followed by a check that the newest messages known are still there.
 
-    Where a server was started again, or another took over, somebody has to know that the log is
-    still the one that was: so at the beginning of each connection it vouches for what it read on
-    those before. Who has nothing to vouch with has the epoch replaced, unless another vouched.
+    After a restart or a failover somebody has to know that the log is still the same. So on each
+    new connection the reader vouches for the log with the newest messages that this process knows.
+    The publisher does so too, before it stores anything there: so nothing that a process knows was
+    stored on a run of the server for which nobody had vouched. If it knows nothing, and nobody else
+    vouched, a new epoch begins.
 
-    While nobody watches it rests: a process that only publishes, one of hundreds maybe, would read
-    what all of them publish for nothing. It only asks where the log is then. When somebody comes
-    it reads on from where it was, or from as far back as it would begin.
+    Without watches it rests: it only checks where the log is. Otherwise each of a hundred processes
+    that only publish would read what all of them publish. When a watch is opened it reads on from
+    where it was, or from as far back as the journal reaches.
+
+    Everything here runs in Trio's thread. The connection's thread sends, receives and parses.
 
     Attributes:
-        dispatcher: where messages go; there once `start` is through.
-        connected_since: the time, in seconds since 1970, or None while it is not connected.
+        dispatcher: where messages go; set by `start`.
+        connected_since: seconds since 1970, or None while it is not connected.
         reconnects: how often it lost its connection and has one again.
-        skipped: entries of the log that were none of ours.
+        skipped: entries of the log that are not messages.
         runs: set once it reads, or will not as the bus has ended.
     """
 
     dispatcher: D
+    _start: Position
 
     def __init__(
         self,
@@ -89,62 +84,69 @@ class Reader(Generic[D]):
         names: Names,
         retention: Retention,
         make_dispatcher: Callable[[Position, Retention], D],
-        receipt_of_publisher: Callable[[], bytes],
+        last_stored: Callable[[], Position | None],
     ) -> None:
         self._link = link
         self._limiter = limiter
         self._names = names
         self._retention = retention
         self._make_dispatcher = make_dispatcher
-        self._receipt_of_publisher = receipt_of_publisher
+        self._last_stored = last_stored
         self.connected_since: float | None = None
         self.reconnects = 0
         self.skipped = 0
         self._cursor = b"0-0"
-        # The newest number that Redis is known to have given, in the dispatcher's epoch.
-        self._newest = 0
-        # Of the entry that was handed on last, and of the newest that Redis is known to have had.
-        # One would not do: history may be rewritten between a read and what is asked after it.
-        self._handed_on = b""
-        self._heard_of = b""
-        self._entries = _PAGE_ENTRIES
+        # The newest position that Redis is known to have had. It is checked beside that of what was
+        # handed on last, as history may be rewritten between a read and the check after it.
+        self._heard_of: Position | None = None
+        self._past_epochs: deque[str] = deque(maxlen=_PAST_EPOCHS)
+        self._page_size = PageSize(_PAGE_ENTRIES)
         self._progress = trio.Event()
         # How many need what is in the log, beside the watches.
         self._needed = 0
         self._wake = trio.Event()
         self.runs = trio.Event()
+        self._logged_refusal = ""
 
     @property
     def newest(self) -> Position:
         """The newest position that Redis is known to have given, handed on or not."""
-        position = self.dispatcher.position
-        return position._replace(sequence=max(position.sequence, self._newest))
+        heard, handed_on = self._heard_of, self.dispatcher.position
+        if heard is not None and heard.epoch == handed_on.epoch:
+            return max(handed_on, heard, key=lambda position: position.sequence)
+        return handed_on
 
     async def start(self) -> Facts:
         """Connect, and find where to begin: far enough back to fill the journal.
 
         Raises:
-            TroubleError: it failed; what is refused for good is told here already.
+            BackendError: it failed. What Redis will always refuse is raised here already.
         """
-        state = await trio.to_thread.run_sync(self._begin, limiter=self._limiter)
-        facts = state.facts
-        self.dispatcher = self._make_dispatcher(Position(facts.epoch, facts.start), self._retention)
-        self._cursor = b"%d-0" % facts.start
-        self._take_state(state)
+        await self._call(_probe, self._link, self._names)
+        facts = await self._check(connecting=True)
+        start = facts.start
+        self.dispatcher = self._make_dispatcher(start, self._retention)
+        self._start = start
+        self._cursor = b"%d-0" % start.sequence
+        self._take_facts(facts)
         self.connected_since = time.time()
         return facts
 
     async def run(self) -> None:
-        """Read until cancelled; raises what is hopeless."""
+        """Read until cancelled.
+
+        Raises:
+            PermanentError: Redis refuses, and will go on to.
+        """
         backoff = Backoff(*PAUSES)
         while True:
             try:
-                await trio.to_thread.run_sync(self._follow, backoff, limiter=self._limiter)
-            except HopelessError:
+                await self._follow(backoff)
+            except PermanentError:
                 raise
-            except TroubleError as trouble:
+            except BackendError as error:
                 if not self._link.ended:
-                    self._note_loss(trouble)
+                    self._log_loss(error)
                 self.connected_since = None
                 self._link.disconnect()
             await backoff.pause()
@@ -165,12 +167,12 @@ class Reader(Generic[D]):
         Only while it is kept `awake`.
 
         Returns:
-            False where they are of another epoch than the log is now, and so are out of date.
+            False where the log has another epoch now, so that `facts` are out of date.
         """
         waited = False
         while not self.dispatcher.ended:
             if self.dispatcher.epoch == facts.epoch:
-                if self.dispatcher.journal.last >= facts.newest:
+                if self.dispatcher.journal.last >= facts.newest.sequence:
                     return True
             elif waited:
                 return False
@@ -179,20 +181,37 @@ class Reader(Generic[D]):
         return True
 
     def release(self) -> None:
-        """Let go who waits for what will not come, as the bus has ended."""
+        """Let those go on who wait for what will not come, as the bus has ended."""
         self.runs.set()
         self._advance()
 
     def _rests(self) -> bool:
         return not (self.dispatcher.watches or self._needed)
 
-    def _note_loss(self, trouble: TroubleError) -> None:
+    def _log_loss(self, error: BackendError) -> None:
         if self.connected_since is not None:
-            _log.warning("lost the connection to %s: %s", self._link.address, trouble)
+            self._logged_refusal = ""
+            _log.warning("lost the connection to %s: %s", self._link.address, error)
+        elif isinstance(error, RefusedError) and str(error) != self._logged_refusal:
+            # Redis's own reason, once: someone may have to do something about it.
+            self._logged_refusal = str(error)
+            _log.warning("%s refuses a connection: %s", self._link.address, error)
         else:
-            _log.debug("no connection to %s: %s", self._link.address, trouble)
+            _log.debug("no connection to %s: %s", self._link.address, error)
 
-    # In Trio, for the thread
+    async def _follow(self, backoff: Backoff) -> None:
+        """Read for as long as the connection holds."""
+        await self._agree(connecting=True)
+        self._connected()
+        while True:
+            if self._rests():
+                await self._rest()
+                if self._rests():
+                    await self._agree()
+            else:
+                await self._read()
+            # Not on connecting: what fails then is the first read, again and again.
+            backoff.reset()
 
     async def _rest(self) -> None:
         """Wait until somebody needs what is in the log, but not for long."""
@@ -208,140 +227,165 @@ class Reader(Generic[D]):
             self.reconnects += 1
             _log.info("connected to %s again", self._link.address)
 
-    def _take_state(self, state: _State) -> None:
-        """Go on in the log as it is now."""
-        epoch, start, newest = state.facts
-        if epoch != self.dispatcher.epoch:
-            self._lose(epoch, start, None)
-        # At first, and after a long rest, what the journal would not hold is not read for it.
-        tail = newest - self._retention.filled().messages
-        if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
-            self._lose(epoch, tail, 0)
-        self._note_newest(state)
-        self._advance()
+    async def _read(self) -> None:
+        """Read a page, waiting for it if nothing is known to be there, and hand it on."""
+        newest, last = self.newest.sequence, self.dispatcher.journal.last
+        block = () if newest > last else ("BLOCK", int(_QUIET_SECONDS * 1000))
+        count = self._page_size.entries
+        commands = (
+            ("XREAD", "COUNT", count, *block, "STREAMS", self._names.log, self._cursor),
+            self.state_command(),
+        )
+        try:
+            page, facts = await self._call(_read_page, self._link, self.dispatcher.epoch, *commands)
+        except BackendError:
+            if newest > last:
+                self._page_size.failed()
+            raise
+        await self._take_page(page, facts)
 
-    def _note_newest(self, state: _State) -> None:
-        self._newest = state.facts.newest
-        self._heard_of = state.receipt
-
-    async def _take_page(self, page: Page, state: _State) -> None:
-        """Hand on what came.
+    async def _take_page(self, page: Page, facts: Facts) -> None:
+        """Hand on a page.
 
         Args:
             page: what was read.
-            state: what was so after that.
+            facts: the facts after that.
         """
         dispatcher = self.dispatcher
-        if state.facts.epoch != dispatcher.epoch:
-            # Of which epoch these entries are, nobody can say.
-            self._take_state(state)
+        if facts.epoch != dispatcher.epoch:
+            # These entries may be of either epoch.
+            await self._settle(facts)
             return
         if page.cursor is not None:
-            await self._hand_on(page, page.cursor)
-        elif self._newest > dispatcher.journal.last:
+            self.skipped += page.skipped
+            for run in page.runs:
+                if not self._follows(run):
+                    await self._settle(await self._check(rewritten=dispatcher.epoch))
+                    return
+                await self._hand_on(run)
+            self._cursor = page.cursor
+            sizes = [len(message.data) for run in page.runs for message in run.messages]
+            self._page_size.came(len(sizes), sum(sizes))
+        elif (heard := self._heard_of) is not None and heard.sequence > dispatcher.journal.last:
             # They were there before this read, and it did not find them.
-            self._lose(dispatcher.epoch, self._newest, self._newest - dispatcher.journal.last)
-        self._note_newest(state)
+            self._lose(heard, heard.sequence - dispatcher.journal.last)
+        self._heard_of = facts.newest
         self._advance()
 
-    async def _hand_on(self, page: Page, cursor: bytes) -> None:
-        dispatcher = self.dispatcher
-        accept = dispatcher.accept
-        size = 0
-        self.skipped += page.skipped
-        for first, messages in page.runs:
-            expected = dispatcher.journal.last + 1
-            if first > expected:
-                dispatcher.lose(Position(dispatcher.epoch, first - 1), first - expected)
-            for at in range(0, len(messages), _MESSAGES_A_TURN):
-                for message in messages[at : at + _MESSAGES_A_TURN]:
-                    accept(message)
-                    size += len(message.data)
-                await checkpoint()
-        self._cursor = cursor
-        self._handed_on = page.receipt or self._handed_on
-        count = sum(len(messages) for _, messages in page.runs)
-        if size * 2 > _PAGE_BYTES:
-            self._entries = max(16, min(_PAGE_ENTRIES, _PAGE_BYTES * count // size))
-        else:
-            self._entries = min(_PAGE_ENTRIES, self._entries * 2)
+    def _follows(self, run: Run) -> bool:
+        """Whether a run goes on from what was handed on; tells a loss before it, if there is one.
 
-    def _lose(self, epoch: str, last: int, missed: int | None) -> None:
-        rewritten = epoch != self.dispatcher.epoch
-        self.dispatcher.lose(Position(epoch, last), missed, rewritten=rewritten)
-        self._cursor = b"%d-0" % last
+        It does not if history was rewritten.
+        """
+        last = self.dispatcher.position
+        missed = run.before.sequence - last.sequence
+        # The nonce of a message that was passed over unread becomes known only here.
+        unread = not last.branch and last != self._start
+        if missed > 0 or (missed == 0 and unread):
+            self._lose(run.before, missed)
+            return True
+        return last == run.before
+
+    async def _hand_on(self, run: Run) -> None:
+        accept = self.dispatcher.accept
+        for at in range(0, len(run.messages), _MESSAGES_A_TURN):
+            for message in run.messages[at : at + _MESSAGES_A_TURN]:
+                accept(message)
+            await checkpoint()
+
+    async def _agree(self, *, connecting: bool = False) -> None:
+        """Check that the log is the one that was read so far; if not, go on in the new one."""
+        await self._settle(await self._check(connecting=connecting))
+
+    async def _settle(self, facts: Facts) -> None:
+        """Go on in the log as `facts` say that it is now."""
+        while facts.epoch in self._past_epochs:
+            # An older copy of the data was put back: its messages were handed on before.
+            facts = await self._check(rewritten=facts.epoch)
+        self._take_facts(facts)
+
+    def _take_facts(self, facts: Facts) -> None:
+        if facts.epoch != self.dispatcher.epoch:
+            self._past_epochs.append(self.dispatcher.epoch)
+            self._start = facts.start
+            self._lose(facts.start, None)
+        # At first, and after a long rest, nothing is read that the journal would not hold.
+        tail = facts.newest.sequence - self._retention.filled().messages
+        if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
+            self._lose(Position(facts.epoch, tail), 0)
+        self._heard_of = facts.newest
+        self._advance()
+
+    def _lose(self, position: Position, missed: int | None) -> None:
+        rewritten = position.epoch != self.dispatcher.epoch
+        self.dispatcher.lose(position, missed, rewritten=rewritten)
+        self._cursor = b"%d-0" % position.sequence
 
     def _advance(self) -> None:
         self._progress.set()
         self._progress = trio.Event()
 
-    # In the thread
-
-    def _begin(self) -> _State:
-        """Connect, and see that all that the bus does is permitted, and all names are its own."""
-        try:
-            self._ask(self._names.script("probe"))
-            self._ask(("XREAD", "STREAMS", self._names.probe, "0-0"))
-        except RefusedError as refusal:
-            # What it cannot write now, for want of memory say, it may later.
-            if isinstance(refusal, (HopelessError, BusyError)):
-                raise
-        return _state(self._ask(self._what_is_so(connecting=True)))
-
-    def _follow(self, backoff: Backoff) -> None:
-        """Read for as long as the connection holds."""
-        self._agree(connecting=True)
-        trio.from_thread.run_sync(self._connected)
-        backoff.reset()
-        while True:
-            if self._rests():
-                trio.from_thread.run(self._rest)
-                if self._rests():
-                    self._agree()
-            else:
-                trio.from_thread.run(self._take_page, *self._read())
-
-    def _agree(self, *, connecting: bool = False) -> None:
-        """See whether the log is the one that was read so far; if not, start with the new one."""
-        state = _state(self._ask(self._what_is_so(connecting=connecting)))
-        trio.from_thread.run_sync(self._take_state, state)
-
-    def _what_is_so(self, *, connecting: bool = False) -> Command:
-        """Return what asks for the state, and replaces the epoch if history was rewritten.
+    async def _check(self, *, connecting: bool = False, rewritten: str = "") -> Facts:
+        """Ask for the facts; a new epoch begins if history was rewritten.
 
         Args:
             connecting: whether the connection is new, so that the log is to be vouched for.
+            rewritten: an epoch that must not go on.
         """
-        # Mostly they are one: each costs a look at an entry.
-        own = dict.fromkeys((self._handed_on, self._heard_of))
-        # This one does not vouch: the publisher may have got it after it came back alone.
-        receipts = own | {self._receipt_of_publisher(): None}
-        vouching = len(own) if connecting else ""
-        return self._names.script("state", token_hex(6), vouching, *receipts)
+        command = self.state_command(connecting=connecting, rewritten=rewritten)
+        facts: Facts = await self._call(_ask_facts, self._link, command)
+        return facts
 
-    def _ask(self, command: Command) -> Any:
-        [reply] = self._link.exchange(command)
+    def state_command(self, *, connecting: bool = False, rewritten: str = "") -> Command:
+        """Return a call of the script for the facts.
+
+        Args:
+            connecting: whether it is the first call on its connection, so that the log is to be
+                vouched for.
+            rewritten: an epoch that must not go on.
+        """
+        # Mostly they are one: each may cost a look at an entry.
+        handed_on = self.dispatcher.position if self._heard_of is not None else None
+        positions = dict.fromkeys(_texts(handed_on, self._heard_of, self._last_stored()))
+        return self._names.script("state", token_hex(6), int(connecting), rewritten, *positions)
+
+    async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the connection's thread."""
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+
+def _texts(*positions: Position | None) -> list[str]:
+    """Return the positions by which history can be recognized: those of messages."""
+    return [str(position) for position in positions if position is not None and position.branch]
+
+
+# In the thread
+
+
+def _probe(link: Link, names: Names) -> None:
+    """Check that all that the bus does is permitted, and that all names are its own."""
+    try:
+        _ask(link, names.script("probe"))
+        _ask(link, ("XREAD", "STREAMS", names.probe, "0-0"))
+    except RefusedError as refusal:
+        # What it cannot write now, for want of memory say, it may later.
+        if isinstance(refusal, (PermanentError, BusyError)):
+            raise
+
+
+def _ask_facts(link: Link, command: Command) -> Facts:
+    [answer] = _ask(link, command)
+    return Facts.read(*answer)
+
+
+def _read_page(link: Link, epoch: str, *commands: Command) -> tuple[Page, Facts]:
+    streams, facts = _ask(link, *commands)
+    return read_log(streams[0][1] if streams else (), epoch), Facts.read(*facts)
+
+
+def _ask(link: Link, *commands: Command) -> list[Any]:
+    replies = link.exchange(*commands)
+    for reply in replies:
         if isinstance(reply, RefusedError):
             raise reply
-        return reply
-
-    def _read(self) -> tuple[Page, _State]:
-        """Read a page, waiting for it if nothing is known to be there, and the state after it."""
-        block = (
-            ()
-            if self._newest > self.dispatcher.journal.last
-            else ("BLOCK", int(_QUIET_SECONDS * 1000))
-        )
-        streams, state = replies = self._link.exchange(
-            ("XREAD", "COUNT", self._entries, *block, "STREAMS", self._names.log, self._cursor),
-            self._what_is_so(),
-        )
-        for reply in replies:
-            if isinstance(reply, RefusedError):
-                raise reply
-        return read_log(streams[0][1] if streams else (), self.dispatcher.epoch), _state(state)
-
-
-def _state(answer: list[bytes]) -> _State:
-    *facts, receipt = answer
-    return _State(Facts.read(*facts), receipt)
+    return replies

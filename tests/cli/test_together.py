@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import trio
-from command import Running, command, running
+from command import SECONDS, Running, command, running
+from redis_bus.servers import binaries
 
 from trio_watchbus import open_watchbus
 
@@ -54,3 +57,22 @@ async def test_a_remote_bus_is_left_without_its_server_that_is_stopped() -> None
             began = trio.current_time()
         assert trio.current_time() - began < 5
         server.process.send_signal(signal.SIGCONT)
+
+
+def folders(place: Path) -> list[str]:
+    return [path.name for path in place.iterdir()]
+
+
+async def test_a_bench_ends_the_redis_server_that_it_started(tmp_path: Path) -> None:
+    """Though the command blocks the signals that end such a server, which inherits that."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "redis-server").symlink_to(binaries()["valkey"])
+    few = ("--messages", "20", "--size", "16", "--watchers", "1", "--keys", "1", "--seconds", "0.1")
+    with trio.fail_after(SECONDS):
+        ended = await command(
+            *("bench", "redis", *few),
+            environment={"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+        )
+    assert ended.status == 0, ended.err
+    assert folders(tmp_path) == ["bin"]

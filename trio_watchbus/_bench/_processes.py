@@ -85,7 +85,8 @@ def redis_server() -> Iterator[str]:
             _wait_until_it_listens(process, path)
             yield f"unix://{path}"
         finally:
-            process.terminate()
+            # Not SIGTERM: it inherits the signal mask of this process, in which that is blocked.
+            process.kill()
             process.wait()
             _PROCESSES.remove(process)
             _FOLDERS.remove(folder)

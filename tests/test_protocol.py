@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -305,6 +306,18 @@ def test_what_is_no_answer_is_malformed(text: str) -> None:
         protocol.parse_answer(text)
 
 
+def test_a_frame_has_at_most_1024_messages() -> None:
+    message = protocol.WireMessage("k", "e-1", 0.0, "")
+    for count in (1024, 1025):
+        text = protocol.encode(protocol.Messages(1, (message,) * count, "e-1"))
+        with (
+            nullcontext()
+            if count == 1024
+            else pytest.raises(protocol.MalformedFrameError, match="1024")
+        ):
+            protocol.parse_answer(text)
+
+
 def test_an_op_of_a_later_server_is_passed_over() -> None:
     assert protocol.parse_answer('{"op":"advice","id":[]}') is None
 
@@ -361,8 +374,8 @@ def test_an_encoding_of_a_later_server_is_no_message() -> None:
 def test_the_ends_of_a_frame_tell_what_it_was_for(
     start: str, end: str, identifier: int | None, position: str | None
 ) -> None:
-    skipped = protocol.parse_skipped(100, start, end)
-    assert skipped == protocol.SkippedFrame(100, identifier, position)
+    skipped = protocol.parse_skipped("too long", start, end)
+    assert skipped == protocol.SkippedFrame("too long", identifier, position)
 
 
 def test_a_field_of_a_later_server_is_passed_over() -> None:

@@ -35,6 +35,8 @@ from trio_watchbus import _protocol as protocol
 from trio_watchbus._message import MAX_MESSAGE_SIZE
 from trio_watchbus._remote import _bus
 from trio_watchbus._remote._address import Address
+from trio_watchbus._remote._feed import Feed
+from trio_watchbus._remote._feeds import Feeds
 from trio_watchbus._remote._link import LinkOptions
 from trio_watchbus.testing import FaultProxy
 from trio_watchbus.testing._cancelling import cancel_everywhere
@@ -674,6 +676,109 @@ async def test_what_else_is_beyond_max_frame_size_is_an_error_that_names_it() ->
         assert bus.statistics().reconnects == 0
 
 
+def full_of(start: str, item: str, end: str) -> str:
+    """A frame of nearly 8 MiB, full of one item."""
+    count = (8 * 1024 * 1024 - len(start) - len(end)) // (len(item) + 1)
+    return start + ",".join([item] * count) + end
+
+
+async def test_a_frame_of_millions_of_strings_is_not_parsed_and_is_a_loss_of_its_watch_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within max_frame_size, it is looked at in parts between which other tasks run."""
+    message = '{"key":"k","id":"e-1","time":0,"data":""}'
+    frames = [
+        full_of('{"op":"messages","id":%d,"messages":[', message, '],"position":"e-7"}'),
+        full_of('{"op":"watched_keys","id":%d,"keys":[', '""', "]}"),
+        full_of('{"op":"latest","id":%d,"message":null,"later":[', r'"\\"', "]}"),
+    ]
+    parsed: list[int] = []
+    turns = 0
+
+    def parse(text: str) -> protocol.Answer | None:
+        parsed.append(text.count('"'))
+        return parse_answer(text)
+
+    parse_answer = protocol.parse_answer
+    monkeypatch.setattr(protocol, "parse_answer", parse)
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        nonlocal turns
+        connection = await greeted(request)
+        for number, text in enumerate(frames):
+            frame = await hear(connection)
+            if number == 0:
+                await say(connection, {"op": "watching", "id": frame["id"], "position": "e-1"})
+            await connection.send_message(text.replace("%d", str(frame["id"])))
+            if number == 0:
+                assert await hear(connection) == {"op": "unwatch", "id": frame["id"]}
+                frame = await hear(connection)
+                assert frame["after"] == "e-7"
+                await say(connection, {"op": "watching", "id": frame["id"], "position": "e-7"})
+        await hear(connection)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with (
+        scripted(speak) as url,
+        open_remote_watchbus(url) as bus,
+        bus.watch("k") as watch,
+        trio.open_nursery() as nursery,
+    ):
+        with pytest.raises(WatchLaggedError) as caught:
+            await watch.receive()
+        assert (caught.value.missed, caught.value.position) == (None, "e-7")
+        nursery.start_soon(count)
+        for asked in (bus.watched_keys, partial(bus.latest, "k")):
+            before = turns
+            with pytest.raises(BusUnavailableError, match="more than 200000 strings"):
+                await asked()
+            assert turns - before >= 32
+        assert bus.statistics().reconnects == 0
+        assert max(parsed) < 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_large_frame_of_few_strings_is_parsed_in_a_step_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other tasks run after it was parsed, and before it is handled."""
+    steps: list[int] = []
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            steps.append(turns)
+            return function(*args)
+
+        return call
+
+    async with (
+        served() as server,
+        open_remote_watchbus(server.url) as bus,
+        bus.watch("k") as watch,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(count)
+        monkeypatch.setattr(protocol, "parse_answer", note(protocol.parse_answer))
+        monkeypatch.setattr(Feed, "take_messages", note(Feed.take_messages))
+        await server.bus.publish("k", b'"' * 400_000)
+        assert (await watch.receive()).data == b'"' * 400_000
+        assert len(steps) == 2
+        assert steps[1] > steps[0]
+        nursery.cancel_scope.cancel()
+
+
 async def test_limits_of_the_server_are_told() -> None:
     async with (
         served(max_watches=1, max_batch_messages=2) as server,
@@ -758,7 +863,7 @@ async def test_a_long_history_may_take_longer_as_long_as_more_of_it_comes(
     bus = RemoteWatchBus(
         LinkOptions(Address.parse("http://localhost"), (), None, 1, 1, 1, 65_536), 1.0
     )
-    bus._max_request_size = 10_000
+    bus._feeds._max_request_size = 10_000
 
     async def give() -> None:
         for number in range(1, 6):
@@ -780,7 +885,7 @@ async def test_a_fault_of_the_bus_itself_is_raised_and_hides_nowhere(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(RemoteWatchBus, "_take_refusal", fail)
+    monkeypatch.setattr(Feeds, "refuse", fail)
     async with served(max_watches=1) as server:
         with pytest.raises(ExceptionGroup) as caught:
             async with open_remote_watchbus(server.url) as bus, bus.watch("a"), bus.watch("b"):

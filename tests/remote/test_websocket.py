@@ -85,10 +85,20 @@ async def test_of_a_message_beyond_the_bound_both_ends_are_known_and_the_next_fo
             await server.send_all(connection.send(TextMessage(f"{lap}")))
             skipped = await websocket.receive()
             assert isinstance(skipped, TooLong)
-            assert skipped.length == len(body)
+            assert skipped.size == len(body)
             assert skipped.start == body[:1024]
             assert skipped.end == body[-1024:]
             assert await websocket.receive() == f"{lap}"
+
+
+async def test_the_bound_is_in_bytes() -> None:
+    async with opened(max_message_size=100) as (websocket, server, connection):
+        await server.send_all(connection.send(TextMessage("\u00e9" * 50)))
+        assert await websocket.receive() == "\u00e9" * 50
+        await server.send_all(connection.send(TextMessage("\u00e9" * 51)))
+        skipped = await websocket.receive()
+        assert isinstance(skipped, TooLong)
+        assert skipped.size == 102
 
 
 @pytest.mark.parametrize("frame", [text(0, fin=False, opcode=0), text(1, fin=False, opcode=0)])

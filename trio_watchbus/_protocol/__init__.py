@@ -29,6 +29,7 @@ from ._answers import (
     parse_skipped,
 )
 from ._common import (
+    MAX_FRAME_MESSAGES,
     MAX_HISTORY,
     REQUESTS_AT_ONCE,
     SUBPROTOCOL,
@@ -63,6 +64,7 @@ __all__ = [
     "Lagged",
     "Latest",
     "LatestMessage",
+    "MAX_FRAME_MESSAGES",
     "MAX_HISTORY",
     "MalformedFrameError",
     "Messages",

@@ -18,7 +18,15 @@ from msgspec import Meta, Struct
 
 from .._errors import LossReason, WatchLaggedError
 from .._message import Message
-from ._common import SUBPROTOCOL, Count, Identifier, MalformedFrameError, data_fields, printable
+from ._common import (
+    MAX_FRAME_MESSAGES,
+    SUBPROTOCOL,
+    Count,
+    Identifier,
+    MalformedFrameError,
+    data_fields,
+    printable,
+)
 
 
 class _Answer(Struct, tag_field="op", omit_defaults=True):
@@ -83,7 +91,7 @@ class Messages(_Answer, tag="messages"):
     """
 
     id: Identifier
-    messages: tuple[WireMessage, ...]
+    messages: Annotated[tuple[WireMessage, ...], Meta(max_length=MAX_FRAME_MESSAGES)]
     position: str
     dropped: Count = 0
 
@@ -236,15 +244,15 @@ def known_reason(reason: str | None) -> LossReason | None:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFrame:
-    """What the two ends of a frame tell that was too long to be read whole.
+    """A frame that was not parsed, and what its two ends tell.
 
     Attributes:
-        length: how many characters it had.
+        reason: why it was not parsed.
         id: the watch or request that it was for, or None if that is not at its start.
         position: where to resume after it, or None if that is not at its end.
     """
 
-    length: int
+    reason: str
     id: int | None
     position: str | None
 
@@ -255,11 +263,17 @@ _POSITION_AT_END = re.compile(
 )
 
 
-def parse_skipped(length: int, start: str, end: str) -> SkippedFrame:
-    """Return what the start and the end of a frame tell: enough of those that our server sends."""
+def parse_skipped(reason: str, start: str, end: str) -> SkippedFrame:
+    """Return what the start and the end of a frame tell, as this project's server writes them.
+
+    Args:
+        reason: why the frame is not parsed.
+        start: its first characters.
+        end: its last characters.
+    """
     identifier, position = _ID_AT_START.match(start), _POSITION_AT_END.search(end)
     return SkippedFrame(
-        length,
+        reason,
         None if identifier is None else int(identifier[1]),
         None if position is None else position[1],
     )

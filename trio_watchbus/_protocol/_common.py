@@ -14,6 +14,10 @@ REQUESTS_AT_ONCE = 64
 """Requests of one connection that are being done at once. A client that sends more has to wait
 with everything that it sends."""
 
+MAX_FRAME_MESSAGES = 1024
+"""The most messages in one frame of a watch: enough to share the cost of a frame, and few enough
+that a client handles them within a few milliseconds."""
+
 MAX_HISTORY = 1000
 """The most of each key that `history` may ask a served bus for, so that one request cannot fill
 memory."""

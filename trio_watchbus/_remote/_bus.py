@@ -1,4 +1,4 @@
-"""The bus that is served elsewhere."""
+"""A bus that a server serves over the network."""
 
 from __future__ import annotations
 
@@ -16,73 +16,62 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 from .. import _protocol as protocol
 from .._backoff import Backoff
 from .._core._watch import BufferedWatch
-from .._errors import (
-    BusUnavailableError,
-    MessageTooLargeError,
-    broken_by,
-)
+from .._errors import BusUnavailableError, MessageTooLargeError, broken_by
 from .._keys import check_key, check_prefix
 from .._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
 from .._request import WatchRequest
 from .._statistics import RemoteBusStatistics
 from ..abc import Data, Publication, WatchBus
 from ._calls import Calls
-from ._feed import Feed, parse_position
+from ._feed import parse_position
+from ._feeds import Feeds
+from ._state import TRANSITIONS, Event, State
 
 if TYPE_CHECKING:
     from ._link import Link, LinkOptions
 
 _log = logging.getLogger("trio_watchbus.remote")
 
-_TRANSIENT = {"unavailable", "failed"}
-"""Error codes with which a server may refuse a watch now, and open it later."""
-
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 3.0
-"""Seconds between attempts to connect: soon back after a restart, yet a thousand clients do not
-overload the server."""
+"""Seconds between attempts to connect: clients are back soon after a restart, and a thousand of
+them do not overload the server."""
 
 
 @final
 class RemoteWatchBus(WatchBus):
-    """A bus that is served elsewhere. Made by `open_remote_watchbus`.
+    """A bus that a server serves over the network. Made by `open_remote_watchbus`.
 
     `max_message_size` is the server's.
 
     Attributes:
-        max_batch_messages: messages that one batch may have, as the server says.
+        max_batch_messages: the server's limit for messages in one batch.
     """
 
     def __init__(self, options: LinkOptions, timeout: float) -> None:
         self.max_message_size: int = MAX_MESSAGE_SIZE
         self.max_batch_messages: int = 0
-        self._max_frame_size = self._max_request_size = 0
+        # Characters of a frame that publishes, as the server allows.
+        self._max_frame_size = 0
         self._options = options
-        self._timeout = timeout
         self._identifiers = count(1)
-        self._feeds: dict[int, Feed] = {}
+        self._feeds = Feeds(timeout, self._identifiers, self._ending)
         self._calls = Calls(timeout, self._ending)
+        self._state = State.OPENING
         self._link: Link | None = None
         self._position: Position | None = None
         self._connected_since: float | None = None
         self._connections = 0
-        # Whether a connection brought anything that the one before did not.
+        # Whether something new came over this connection.
         self._progressed = False
-        self._closed = False
         self._failure: Exception | None = None
         self._body = trio.CancelScope()
         self._disconnected = trio.Event()
 
     def __repr__(self) -> str:
-        state = (
-            "failed"
-            if self._failure is not None
-            else "closed"
-            if self._closed
-            else "disconnected"
-            if self._link is None
-            else f"{len(self._feeds)} watches"
-        )
+        state = self._state.name.lower()
+        if self._state is State.CONNECTED:
+            state = f"{len(self._feeds)} watches"
         return f"<RemoteWatchBus {self._options.address} at {self.position}: {state}>"
 
     async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
@@ -100,7 +89,7 @@ class RemoteWatchBus(WatchBus):
     ) -> list[str]:
         """As in `WatchBus`; one that the server cannot read at once is a `MessageTooLargeError`."""
         batch = [check_publication(item, self.max_message_size) for item in messages]
-        key = _name_of_publish(idempotency_key)
+        key = _key_of_publish(idempotency_key)
         if not batch:
             await checkpoint()
             self._check_open()
@@ -144,13 +133,9 @@ class RemoteWatchBus(WatchBus):
         return str(self._position)
 
     def statistics(self) -> RemoteBusStatistics:
-        keys: set[str] = set()
-        prefixes: set[str] = set()
-        for feed in self._feeds.values():
-            keys.update(feed.watch.request.keys)
-            prefixes.update(feed.watch.request.prefixes)
+        keys, prefixes = self._feeds.names()
         return RemoteBusStatistics(
-            connected=not self._closed and self._link is not None,
+            connected=self._state is State.CONNECTED,
             watches=len(self._feeds),
             watched_keys=len(keys),
             watched_prefixes=len(prefixes),
@@ -179,7 +164,7 @@ class RemoteWatchBus(WatchBus):
         from ._link import Link, LinkError  # noqa: PLC0415
 
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while not self._closed:
+        while not self._state.ended:
             link = Link(self._options)
             began = trio.current_time()
             try:
@@ -188,11 +173,11 @@ class RemoteWatchBus(WatchBus):
             except LinkError as error:
                 address = self._options.address
                 reason = BusUnavailableError(f"cannot use the bus at {address}: {error}")
-                if not self._connections:
+                if self._state is State.OPENING:
                     raise reason from None
                 if error.permanent:
                     self._end(reason)
-                elif self._link is not None and not self._closed:
+                elif self._state is State.CONNECTED:
                     _log.warning("lost the connection to %s: %s", address, error)
                 else:
                     _log.debug("no connection to %s: %s", address, error)
@@ -203,8 +188,7 @@ class RemoteWatchBus(WatchBus):
                 self._disconnect()
             if self._progressed or trio.current_time() - began > _LONGEST_PAUSE:
                 backoff.reset()
-                self._progressed = False
-            if not self._closed:
+            if not self._state.ended:
                 await backoff.pause()
 
     @enable_ki_protection
@@ -212,137 +196,96 @@ class RemoteWatchBus(WatchBus):
         self, link: Link, task_status: trio.TaskStatus[None], hello: protocol.Hello
     ) -> None:
         self._note(hello.position)
-        self.max_message_size = hello.max_message_size
+        self._take_limits(hello)
+        opening = self._state is State.OPENING
+        self._move(Event.CONNECT)
+        self._link = link
+        self._connected_since = time.time()
+        self._connections += 1
+        self._progressed = False
+        self._disconnected = trio.Event()
+        if opening:
+            task_status.started()
+        else:
+            _log.info("connected to %s again", self._options.address)
+        self._feeds.connect(link, hello.max_request_size)
+        self._calls.connect(link)
+        if self._state is State.CLOSING:
+            link.close()
+
+    def _take_limits(self, hello: protocol.Hello) -> None:
         if hello.max_message_size > self._options.max_frame_size:
             _log.warning(
-                "%s allows messages of %d bytes; this client tells those as lost that are longer"
-                " than max_frame_size, %d",
+                "%s allows messages of %d bytes; those longer than this client's max_frame_size,"
+                " %d, will be lost here",
                 self._options.address,
                 hello.max_message_size,
                 self._options.max_frame_size,
             )
-        self._max_frame_size = hello.max_frame_size
-        self._max_request_size = hello.max_request_size
+        self.max_message_size = hello.max_message_size
         self.max_batch_messages = hello.max_batch_messages
-        self._link = link
-        self._connected_since = time.time()
-        self._connections += 1
-        if self._connections == 1:
-            task_status.started()
-        else:
-            _log.info("connected to %s again", self._options.address)
-        for feed in self._feeds.values():
-            self._send(feed.opening())
-        self._calls.connect(link)
-        if self._closed:
-            link.close()
+        self._max_frame_size = hello.max_frame_size
 
     @enable_ki_protection
     def _disconnect(self) -> None:
+        self._move(Event.DISCONNECT)
         self._link = None
         self._connected_since = None
+        self._feeds.disconnect()
         self._calls.disconnect()
         self._disconnected.set()
-
-    def _send(self, request: protocol.Request) -> None:
-        """Send `request`, if there is a connection; on a new one, feeds say all anew."""
-        if self._link is not None:
-            self._link.send(protocol.encode(request))
 
     @enable_ki_protection
     def _take(self, answer: protocol.Answer) -> None:
         """Handle an answer of the server."""
         match answer:
-            case protocol.Watching(id=identifier, position=position):
-                self._note(position)
-                if identifier in self._feeds:
-                    self._feeds[identifier].take_opening(position)
-            case protocol.Bookmark(id=identifier, position=position):
-                self._note(position)
-                if identifier in self._feeds:
-                    self._feeds[identifier].take_position(position)
-            case protocol.Messages(id=identifier):
+            case (
+                protocol.Messages() | protocol.Watching() | protocol.Bookmark() | protocol.Lagged()
+            ):
                 self._note(answer.position)
-                if identifier in self._feeds:
-                    self._feeds[identifier].take_messages(answer)
-                    self._progressed = True
-            case protocol.Lagged(id=identifier):
-                self._note(answer.position)
-                if identifier in self._feeds:
-                    self._feeds[identifier].lose(answer.loss())
-            case protocol.Error(id=identifier) if identifier in self._feeds:
-                self._take_refusal(self._feeds[identifier], answer)
-            case protocol.Unwatched(id=identifier) if identifier in self._feeds:
-                raise protocol.MalformedFrameError("the end of a watch that was not closed")
+                self._progressed |= self._feeds.take(answer)
+            case protocol.Unwatched():
+                self._feeds.take(answer)
+            case protocol.Error():
+                if not self._feeds.refuse(answer):
+                    self._progressed |= self._calls.take(answer)
             case protocol.Published():
-                self._progressed = True
                 if answer.ids():
                     self._note(answer.ids()[-1])
-                self._calls.take(answer)
-            case protocol.LatestMessage(message=protocol.WireMessage(id=position)):
-                self._progressed = True
-                parse_position(position)
-                self._calls.take(answer)
-            case protocol.LatestMessage() | protocol.WatchedKeySet() | protocol.Error():
-                self._progressed = True
-                self._calls.take(answer)
+                self._progressed |= self._calls.take(answer)
+            case protocol.LatestMessage():
+                if answer.message is not None:
+                    parse_position(answer.message.id)
+                self._progressed |= self._calls.take(answer)
+            case protocol.WatchedKeySet():
+                self._progressed |= self._calls.take(answer)
 
     @enable_ki_protection
     def _skip(self, frame: protocol.SkippedFrame) -> None:
-        """Handle a frame that was too long to be read: a loss, or an error, for its watch alone."""
-        reason = (
-            f"the server sent a frame of {frame.length} characters, and max_frame_size is"
-            f" {self._options.max_frame_size}: open the bus with a larger one"
-        )
-        _log.warning("%s: %s", self._options.address, reason)
-        if frame.id is None:
-            return
-        feed = self._feeds.get(frame.id)
-        if feed is None:
-            self._calls.fail(frame.id, reason)
-        elif feed.resume is None or frame.position is None:
-            self._abandon(feed, BusUnavailableError(reason))
-        else:
-            feed.skip_to(frame.position)
-            self._progressed = True
-            # How many messages were in it, and so how many more the server may send, is unknown.
-            self._send(protocol.Unwatch(feed.identifier))
-            del self._feeds[feed.identifier]
-            feed.identifier = next(self._identifiers)
-            self._feeds[feed.identifier] = feed
-            self._send(feed.opening())
-
-    def _take_refusal(self, feed: Feed, answer: protocol.Error) -> None:
-        """End a watch that the server does not open, or not again."""
-        from ._link import LinkError  # noqa: PLC0415
-
-        error = protocol.error_of(answer)
-        if feed.resume is not None and answer.code in _TRANSIENT:
-            # Connect anew, after a pause, and ask for all watches again.
-            raise LinkError(str(error))
-        self._abandon(feed, error)
-
-    def _abandon(self, feed: Feed, error: Exception) -> None:
-        """End a watch that no other connection would open either."""
-        del self._feeds[feed.identifier]
-        feed.end(error)
+        """Handle a frame that was not read: a loss or an error, in its watch or call alone."""
+        _log.warning("%s: %s", self._options.address, frame.reason)
+        if frame.id is not None and not self._feeds.skip(frame.id, frame.position, frame.reason):
+            self._calls.fail(frame.id, frame.reason)
 
     def _note(self, position: str) -> None:
         """Remember the newest position of the bus."""
         known = self._position
-        told = parse_position(position)
-        if known is None or known.epoch != told.epoch or known.sequence < told.sequence:
-            self._position = told
+        new = parse_position(position)
+        if known is None or known.epoch != new.epoch or known.sequence < new.sequence:
+            self._position = new
+
+    def _move(self, event: Event) -> None:
+        self._state = TRANSITIONS[self._state][event]
 
     # Opening and ending
 
     def _end(self, failure: Exception | None) -> None:
-        if self._closed:
+        """Close the bus, or let it fail."""
+        if self._state.ended:
             return
-        self._closed = True
+        self._move(Event.CLOSE if failure is None else Event.FAIL)
         self._failure = failure
-        for feed in self._feeds.values():
-            feed.end(failure)
+        self._feeds.end(failure)
         self._calls.end()
         if self._link is not None:
             self._link.close()
@@ -350,10 +293,10 @@ class RemoteWatchBus(WatchBus):
             self._body.cancel()
 
     def _ending(self) -> Exception | None:
-        """Return what is raised once the bus has ended, or None while it has not."""
+        """Return what calls raise once the bus has ended, or None while it has not."""
         if self._failure is not None:
             return broken_by(self._failure)
-        return trio.ClosedResourceError("this bus is closed") if self._closed else None
+        return trio.ClosedResourceError("this bus is closed") if self._state.ended else None
 
     def _check_open(self) -> None:
         ending = self._ending()
@@ -361,10 +304,9 @@ class RemoteWatchBus(WatchBus):
             raise ending
 
     async def _leave(self) -> None:
-        """Wait until the connection is closed in good order, if there is one."""
+        """Close the bus, and wait until its connection is closed."""
         self.close()
-        if self._link is not None:
-            self._disconnected = trio.Event()
+        if self._state is State.CLOSING:
             await self._disconnected.wait()
 
     # Publishing
@@ -375,7 +317,7 @@ class RemoteWatchBus(WatchBus):
         fields = protocol.publication_fields(
             name, check_data(data, self.max_message_size), is_prefix
         )
-        key = _name_of_publish(idempotency_key)
+        key = _key_of_publish(idempotency_key)
         identifier = next(self._identifiers)
         request = protocol.Publish(id=identifier, idempotency_key=key, **fields)
         frame = protocol.encode(request)
@@ -387,50 +329,11 @@ class RemoteWatchBus(WatchBus):
     async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         await checkpoint_if_cancelled()
         self._check_open()
-        feed = Feed(next(self._identifiers), request, self._send, self._forget)
-        try:
-            self._feeds[feed.identifier] = feed
-            await self._decide(feed)
-        except BaseException:
-            feed.watch.close()
-            raise
-        return feed.watch
-
-    async def _decide(self, feed: Feed) -> None:
-        """Return once the server has opened the watch; raise why it does not."""
-        history = feed.watch.request.history
-        if history > protocol.MAX_HISTORY:
-            raise ValueError(
-                f"a served bus gives at most {protocol.MAX_HISTORY} messages of each key as"
-                f" history, not {history}"
-            )
-        opening = feed.opening()
-        length = len(protocol.encode(opening))
-        if length > self._max_request_size:
-            raise ValueError(
-                f"the names of this watch make a request of {length} characters, and the server"
-                f" reads at most {self._max_request_size}: open several watches"
-            )
-        self._send(opening)
-        heard = -1
-        # A long history may take longer, as long as more of it comes.
-        while feed.heard != heard and not feed.decided.is_set():
-            heard = feed.heard
-            with trio.move_on_after(self._timeout):
-                await feed.decided.wait()
-        self._check_open()
-        if feed.failure is not None:
-            raise feed.failure
-        if not feed.decided.is_set():
-            raise BusUnavailableError(f"no answer within {self._timeout:g} seconds")
-
-    def _forget(self, feed: Feed) -> None:
-        if self._feeds.pop(feed.identifier, None) is not None and not feed.ended:
-            self._send(protocol.Unwatch(feed.identifier))
+        return await self._feeds.open(request)
 
 
-def _name_of_publish(idempotency_key: str | None) -> str:
-    """Return a name for a publish, as it may have to be sent twice."""
+def _key_of_publish(idempotency_key: str | None) -> str:
+    """Return the idempotency key of a publish, which may have to be sent twice."""
     if idempotency_key is None:
         return token_hex(16)
     return check_key(idempotency_key, "idempotency key")

@@ -134,12 +134,14 @@ class Calls:
         for call in self._calls.values():
             call.leave()
 
-    def take(self, answer: Answer | protocol.Error) -> None:
-        """Take an answer; one that nobody waits for any more is passed over."""
+    def take(self, answer: Answer | protocol.Error) -> bool:
+        """Hand an answer to the call that waits for it; return whether there is one."""
         call = self._calls.get(answer.id) if answer.id is not None else None
-        if call is not None:
-            call.answer = answer
-            call.done.set()
+        if call is None or call.answer is not None:
+            return False
+        call.answer = answer
+        call.done.set()
+        return True
 
     def fail(self, identifier: int, reason: str) -> None:
         """End a call whose answer cannot be read."""

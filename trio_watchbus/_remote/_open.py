@@ -14,7 +14,7 @@ from ._address import Address
 from ._bus import RemoteWatchBus
 
 _LEAST_FRAME_SIZE = 65_536
-"""Characters that every frame but those of messages fits into."""
+"""Bytes that every frame but those of messages fits into."""
 
 _TOKEN = re.compile("[!-~]+", re.ASCII)
 
@@ -56,12 +56,13 @@ def open_remote_watchbus(
         heartbeat: seconds of silence after which the client pings the server, above 0.
         heartbeat_timeout: seconds that the server then has to send something, above 0, before the
             connection counts as lost.
-        max_frame_size: characters of one frame of the server that are read, at least 65536. A
-            watch whose messages come in a longer one raises `WatchLaggedError` and goes on after
-            them. A message may take six times its size on the wire, and a server whose
-            ``max_message_size`` is not raised sends no frame longer than the default. Memory and
-            the longest step of the event loop grow with it: at 8 MiB, about 50 MiB and 50 ms where
-            a frame is full of tiny messages.
+        max_frame_size: bytes of one frame of the server that are read, at least 65536. A watch whose
+            messages come in a longer one raises `WatchLaggedError` and goes on after them. A
+            message may take six times its size on the wire, and a server whose
+            ``max_message_size`` is not raised sends no frame longer than the default. Memory grows
+            with it, to about 50 MiB at the default, and so does the time to parse such a frame,
+            during which nothing else runs: a millisecond a MiB. Frames of more than 200,000
+            strings, names of fields included, are treated as too long.
 
     Raises:
         ImportError: wsproto is not installed.

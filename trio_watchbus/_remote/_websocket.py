@@ -35,14 +35,14 @@ _EVENTS_A_TURN = 64
 
 _FREE_FRAGMENTS = 1024
 _BYTES_A_FRAGMENT = 64
-"""A message may have so many fragments, and beyond that one for so many characters: only a server
-that wants to keep its client busy sends smaller ones."""
+"""A message may have so many fragments, and beyond that one for so many bytes: only a server that
+wants to keep its client busy sends smaller ones."""
 
-_EXCERPT = 1024
-"""Characters kept of the start and of the end of a message that is too long."""
+EXCERPT = 1024
+"""Characters of the start and of the end of a message that is not read whole."""
 
 _MAX_SKIPPED = 1024 * 1024 * 1024
-"""Characters of a message that is too long which are read and dropped; then the connection ends."""
+"""Bytes of a message that is too long which are read and dropped; then the connection ends."""
 
 _QUEUED_MESSAGES = 1
 """Messages that wait while the one before is handled; each may be as long as the client takes."""
@@ -91,12 +91,12 @@ class TooLong:
     """A message that was longer than the client takes.
 
     Attributes:
-        length: how many characters it had.
+        size: its bytes, as UTF-8.
         start: its first characters.
         end: its last characters.
     """
 
-    length: int
+    size: int
     start: str
     end: str
 
@@ -107,7 +107,7 @@ class WebSocket:
 
     Args:
         stream: the transport.
-        max_message_size: characters of one message that are kept.
+        max_message_size: bytes of one message that are kept.
     """
 
     def __init__(self, stream: trio.abc.Stream, max_message_size: int) -> None:
@@ -196,7 +196,7 @@ class _Connection(WebSocketConnection):
     failure: WebSocketError | None = None
 
     def bound(self, max_message_size: int) -> None:
-        """Keep messages of up to so many characters."""
+        """Keep messages of up to so many bytes."""
         self._bound = max_message_size
         self._incoming = _Message(max_message_size)
         self._events_in_turn = 0
@@ -279,13 +279,19 @@ def _closed(reason: CloseReason | None) -> ClosedError:
     return ClosedError(reason.code, reason.reason or "")
 
 
+def _size(data: str | bytes | bytearray) -> int:
+    if isinstance(data, str) and not data.isascii():
+        return len(data.encode())
+    return len(data)
+
+
 class _Message:
     """A message that comes in pieces."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._fragments = 0
-        self._length = 0
+        self._size = 0
         self._text = StringIO()
         self._data = BytesIO()
         self._is_text = True
@@ -298,14 +304,14 @@ class _Message:
         Raises:
             WebSocketError: there are too many fragments, or the message never ends.
         """
-        self._length += len(event.data)
+        self._size += _size(event.data)
         self._fragments += event.frame_finished
-        if self._fragments > _FREE_FRAGMENTS + self._length // _BYTES_A_FRAGMENT:
+        if self._fragments > _FREE_FRAGMENTS + self._size // _BYTES_A_FRAGMENT:
             raise WebSocketError(f"it sent a message in {self._fragments} fragments")
-        if self._length > _MAX_SKIPPED:
-            raise WebSocketError(f"it sent a message of more than {_MAX_SKIPPED} characters")
+        if self._size > _MAX_SKIPPED:
+            raise WebSocketError(f"it sent a message of more than {_MAX_SKIPPED} bytes")
         self._is_text = isinstance(event, TextMessage)
-        if self._length <= self._max_size:
+        if self._size <= self._max_size:
             if isinstance(event, TextMessage):
                 self._text.write(event.data)
             else:
@@ -316,8 +322,8 @@ class _Message:
 
     def whole(self) -> str | bytes | TooLong:
         """Return the message."""
-        if self._length > self._max_size:
-            return TooLong(self._length, self._start, self._end)
+        if self._size > self._max_size:
+            return TooLong(self._size, self._start, self._end)
         return self._text.getvalue() if self._is_text else self._data.getvalue()
 
     def _drop(self, piece: str) -> None:
@@ -325,7 +331,7 @@ class _Message:
         if self._text.tell():
             kept = self._text.getvalue()
             self._text = StringIO()
-            self._start, self._end = kept[:_EXCERPT], kept[-_EXCERPT:]
-        if len(self._start) < _EXCERPT:
-            self._start += piece[: _EXCERPT - len(self._start)]
-        self._end = (self._end + piece[-_EXCERPT:])[-_EXCERPT:]
+            self._start, self._end = kept[:EXCERPT], kept[-EXCERPT:]
+        if len(self._start) < EXCERPT:
+            self._start += piece[: EXCERPT - len(self._start)]
+        self._end = (self._end + piece[-EXCERPT:])[-EXCERPT:]

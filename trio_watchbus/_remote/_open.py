@@ -56,8 +56,8 @@ def open_remote_watchbus(
         heartbeat: seconds of silence after which the client pings the server, above 0.
         heartbeat_timeout: seconds that the server then has to send something, above 0, before the
             connection counts as lost.
-        max_frame_size: bytes of one frame of the server that are read, at least 65536. A watch whose
-            messages come in a longer one raises `WatchLaggedError` and goes on after them. A
+        max_frame_size: bytes of one frame of the server that are read, at least 65536. A watch
+            whose messages come in a longer one raises `WatchLaggedError` and goes on after them. A
             message may take six times its size on the wire, and a server whose
             ``max_message_size`` is not raised sends no frame longer than the default. Memory grows
             with it, to about 50 MiB at the default, and so does the time to parse such a frame,

@@ -170,13 +170,18 @@ def served_elsewhere() -> Iterator[tuple[str, InMemoryWatchBus]]:
     thread.join()
 
 
-@USES
-def test_a_remote_bus(use: Use, served_elsewhere: tuple[str, InMemoryWatchBus]) -> None:
+async def use_all(bus: WatchBus) -> None:
+    """Everything on one bus: what opening and closing it does is tried once only."""
+    for use in (watch_and_publish, fall_behind_and_resume, ask, watch_in_vain):
+        await use(bus)
+
+
+def test_a_remote_bus(served_elsewhere: tuple[str, InMemoryWatchBus]) -> None:
     url, bus = served_elsewhere
 
     async def nothing_left() -> None:
         await until(lambda: not bus.statistics().watches)
 
     interrupt_a_bus_everywhere(
-        lambda: open_remote_watchbus(url), use, nothing_left, [PACKAGE / "_remote"]
+        lambda: open_remote_watchbus(url), use_all, nothing_left, [PACKAGE / "_remote"]
     )

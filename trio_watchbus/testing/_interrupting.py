@@ -58,10 +58,11 @@ def interrupt_everywhere(
     interrupt back for the main task, which runs the operation.
 
     CPython calls signal handlers on entry to a Python function, when a C function has returned, and
-    at the end of each pass of a loop. An attempt may reach one such place many times: the first,
-    second, fourth, eighth time, and so on, are tried, which keeps long loops affordable. Every step
-    of the scheduler is tried twice, before it and after it. A place is skipped where a C function
-    has called back into Python.
+    at the end of each pass of a loop. A place is skipped where a C function has called back into
+    Python. A step of the scheduler is tried twice, before it and after it; steps are one place if
+    the same task takes them from the same point, while the main task waits at the same point. An
+    attempt may reach a place many times: the first, second, fourth, eighth time, and so on, are
+    tried, which keeps long loops affordable.
 
     The first attempt is not interrupted, so that modules are imported and caches are filled. Each
     attempt has a Trio run of its own, in the calling thread: call this from a test that is
@@ -185,7 +186,7 @@ class _Interrupter(trio.abc.Instrument):
         self._files = files
         self._done = done
         self._reached: Counter[object] = Counter()
-        self._steps = 0
+        self._main: trio.lowlevel.Task | None = None
         self._handler: Any = None
         self.place: str | None = None
 
@@ -197,6 +198,7 @@ class _Interrupter(trio.abc.Instrument):
         # Finalizers would run at random places, and whatever they raise is swallowed.
         collecting = gc.isenabled()
         gc.disable()
+        self._main = trio.lowlevel.current_task()
         trio.lowlevel.add_instrument(self)
         # Otherwise Python 3.12 would tell of no instruction until sys.settrace is called again.
         sys._getframe().f_trace_opcodes = True
@@ -209,17 +211,28 @@ class _Interrupter(trio.abc.Instrument):
             if collecting:
                 gc.enable()
 
-    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
-        self._steps += 1
-        self._reach_step("before")
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._reach_step("before", task)
 
-    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
-        self._reach_step("after")
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._reach_step("after", task)
 
-    def _reach_step(self, side: str) -> None:
-        if self.place is None and (side, self._steps) not in self._done:
-            self._done.add((side, self._steps))
-            self._interrupt(f"{side} step {self._steps} of the scheduler", sys._getframe())
+    def _reach_step(self, side: str, task: trio.lowlevel.Task) -> None:
+        assert self._main is not None
+        if self.place is None:
+            where = (side, task.name, _point(task), _point(self._main))
+            if self._is_new(where):
+                self._interrupt(f"{side} a step of {task.name}", sys._getframe())
+
+    def _is_new(self, where: object) -> bool:
+        """Count a place that was reached; return whether to interrupt there."""
+        self._reached[where] += 1
+        times = self._reached[where]
+        # Only powers of two.
+        if times & (times - 1) or (where, times) in self._done:
+            return False
+        self._done.add((where, times))
+        return True
 
     def reach(self, frame: FrameType, near: FrameType) -> None:
         """Interrupt `frame` where it is, unless that was done before.
@@ -232,15 +245,12 @@ class _Interrupter(trio.abc.Instrument):
             return
         code = near.f_code
         where = (code, near.f_lasti, frame.f_code)
-        self._reached[where] += 1
-        times = self._reached[where]
-        # Only powers of two.
-        if times & (times - 1) or (where, times) in self._done:
+        if not self._is_new(where):
             return
-        self._done.add((where, times))
         calling = "" if frame is near else f", calling {frame.f_code.co_qualname}"
         self._interrupt(
-            f"{code.co_filename}:{near.f_lineno} in {code.co_qualname}{calling}, time {times}",
+            f"{code.co_filename}:{near.f_lineno} in {code.co_qualname}{calling}, time"
+            f" {self._reached[where]}",
             frame,
         )
 
@@ -278,6 +288,11 @@ class _Interrupter(trio.abc.Instrument):
         if caller is not None and self._files.has(caller.f_code.co_filename):
             return caller
         return None
+
+
+def _point(task: trio.lowlevel.Task) -> tuple[object, ...]:
+    """Return where a task stands: the code and instruction of each frame that it awaits in."""
+    return tuple((frame.f_code, frame.f_lasti) for frame, _ in task.iter_await_frames())
 
 
 class _Places:

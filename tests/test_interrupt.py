@@ -76,11 +76,11 @@ async def fall_behind_and_resume(bus: WatchBus) -> None:
 
 
 async def ask(bus: WatchBus) -> None:
-    async with bus.watch("k"):
-        assert await bus.watched_keys() == {"k"}
-        await bus.publish("k", b"1", idempotency_key="once")
-        await bus.publish("k", b"1", idempotency_key="once")
-        latest = await bus.latest("k")
+    async with bus.watch("q"):
+        assert await bus.watched_keys() == {"q"}
+        await bus.publish("q", b"1", idempotency_key="once")
+        await bus.publish("q", b"1", idempotency_key="once")
+        latest = await bus.latest("q")
         assert latest is not None
         assert latest.data == b"1"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,6 +21,7 @@ import trio_watchbus
 from trio_watchbus import InMemoryWatchBus, open_redis_watchbus, open_remote_watchbus
 from trio_watchbus.abc import WatchBus
 from trio_watchbus.testing import assert_nothing_left, interrupt_everywhere
+from trio_watchbus.testing._interrupting import Files, interrupt_new_places
 from trio_watchbus.web import serve
 
 PACKAGE = Path(trio_watchbus.__file__).parent
@@ -87,9 +89,9 @@ async def ask(bus: WatchBus) -> None:
 
 pytestmark = pytest.mark.timeout(600)
 
-USES = pytest.mark.parametrize(
-    "use", [watch_and_publish, watch_in_vain, fall_behind_and_resume, ask]
-)
+ALL = [watch_and_publish, watch_in_vain, fall_behind_and_resume, ask]
+
+USES = pytest.mark.parametrize("use", ALL)
 
 
 def interrupt_a_bus_everywhere(
@@ -170,18 +172,19 @@ def served_elsewhere() -> Iterator[tuple[str, InMemoryWatchBus]]:
     thread.join()
 
 
-async def use_all(bus: WatchBus) -> None:
-    """Everything on one bus: what opening and closing it does is tried once only."""
-    for use in (watch_and_publish, fall_behind_and_resume, ask, watch_in_vain):
-        await use(bus)
-
-
 def test_a_remote_bus(served_elsewhere: tuple[str, InMemoryWatchBus]) -> None:
+    """Opening, closing and what else several uses share is interrupted in one of them only."""
     url, bus = served_elsewhere
+    files = Files([PACKAGE / "_remote"])
+    done: set[tuple[object, int]] = set()
+
+    async def attempt(use: Use) -> None:
+        async with assert_nothing_left(), open_remote_watchbus(url) as opened:
+            await use(opened)
 
     async def nothing_left() -> None:
         await until(lambda: not bus.statistics().watches)
 
-    interrupt_a_bus_everywhere(
-        lambda: open_remote_watchbus(url), use_all, nothing_left, [PACKAGE / "_remote"]
-    )
+    for use in ALL:
+        interrupt_new_places(partial(attempt, use), nothing_left, files, done, 60)
+    assert len(done) > 500

@@ -1,4 +1,4 @@
-"""What a server says.
+"""Frames that a server sends.
 
 Parsed by msgspec alone, at a seventh of the cost of requests: there may be a thousand messages in
 a frame, and the client chose the server.
@@ -60,7 +60,7 @@ class WireMessage(Struct, omit_defaults=True):
 
 
 class Hello(_Answer, tag="hello"):
-    """The first frame of a connection: where the bus is, and how long things may be.
+    """The first frame of a connection: the position of the bus, and the limits of the server.
 
     `max_message_size` is in bytes of data; in characters, `max_frame_size` is that of a frame that
     publishes, and `max_request_size` that of any other. A batch has at most `max_batch_messages`.
@@ -74,9 +74,9 @@ class Hello(_Answer, tag="hello"):
 
 
 class Watching(_Answer, tag="watching"):
-    """A watch is open: every matching message after `position` comes, or its loss is told.
+    """A watch is open: every matching message after `position` follows, or its loss.
 
-    All of its history has come; until then there is nothing to resume from.
+    All of its history has come; before this frame there is nothing to resume from.
     """
 
     id: Identifier
@@ -84,7 +84,7 @@ class Watching(_Answer, tag="watching"):
 
 
 class Messages(_Answer, tag="messages"):
-    """Messages of a watch, as many as waited.
+    """Messages of a watch.
 
     `position` is where to resume after them. `dropped` is how many messages the overflow kind
     dropped since the watch was opened.
@@ -105,7 +105,7 @@ class Lagged(_Answer, tag="lagged"):
     reason: str
 
     def loss(self) -> WatchLaggedError:
-        """Return the error that it tells; with an unknown reason, nobody knows how many."""
+        """Return the error that it reports; with an unknown reason, of an unknown number."""
         reason = known_reason(self.reason)
         if reason is None:
             return WatchLaggedError(None, self.position)
@@ -113,9 +113,9 @@ class Lagged(_Answer, tag="lagged"):
 
 
 class Bookmark(_Answer, tag="position", kw_only=True):
-    """Where a watch is by now, which had nothing to send; without an id, where the bus is.
+    """The position of a watch that had nothing to send; without an id, of the bus.
 
-    Something is sent whenever nothing was for a while, so that a silent server is a dead one.
+    Sent after a while of silence, so that a client knows that the server is alive.
     """
 
     id: Identifier | None = None
@@ -238,7 +238,7 @@ def _has_unknown_op(text: str) -> bool:
 
 
 def known_reason(reason: str | None) -> LossReason | None:
-    """Return a loss reason that is known here, or None."""
+    """Return `reason` if it is a known loss reason, or None."""
     return next((known for known in get_args(LossReason) if known == reason), None)
 
 

@@ -1,4 +1,4 @@
-"""What requests and answers share."""
+"""Types and constants that requests and answers share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from msgspec import Meta, Struct
 SUBPROTOCOL = "watchbus.v1"
 
 REQUESTS_AT_ONCE = 64
-"""Requests of one connection that are being done at once. A client that sends more has to wait
-with everything that it sends."""
+"""Requests of one connection that the server handles at once. With more, it stops reading from that
+client until one is done."""
 
 MAX_FRAME_MESSAGES = 1024
 """The most messages in one frame of a watch: enough to share the cost of a frame, and few enough
@@ -28,7 +28,7 @@ _LARGEST_INTEGER = 2**53 - 1
 Count = Annotated[int, Meta(ge=0, le=_LARGEST_INTEGER)]
 
 Identifier = Annotated[int, Meta(ge=0, le=_LARGEST_INTEGER)]
-"""What a client calls one of its watches or requests, while that goes on."""
+"""The number by which a client names one of its open watches or requests."""
 
 
 class CloseCode(IntEnum):

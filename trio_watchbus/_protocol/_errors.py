@@ -1,4 +1,4 @@
-"""What goes wrong with a request, told to the other side and understood there."""
+"""Errors of requests, as frames and as exceptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _CODES: dict[type[Exception], Code] = {
     BusUnavailableError: "unavailable",
 }
 
-# For what a backend said: that is for the log, as it may name hosts and users.
+# In place of what a backend said, which may name hosts and users: that goes to the log alone.
 _DETAILS: dict[Code, str] = {
     "publish_unknown": "it may or may not have been stored; publish it again with the same"
     " idempotency key",
@@ -50,7 +50,7 @@ _DETAILS: dict[Code, str] = {
 
 
 class RequestError(Exception):
-    """A frame whose request cannot be done; the connection goes on.
+    """A request that cannot be done; the connection goes on.
 
     Attributes:
         identifier: the request's id, or None where it has none.
@@ -79,7 +79,7 @@ def error_answer(identifier: int | None, error: Exception) -> Error:
 
 
 def error_of(answer: Error, idempotency_key: str | None = None) -> Exception:
-    """Return the error that `answer` tells, as a bus raises it.
+    """Return the error that `answer` reports, as a bus raises it.
 
     Args:
         answer: the frame.

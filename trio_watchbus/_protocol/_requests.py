@@ -1,4 +1,4 @@
-"""What a client asks for.
+"""Frames that a client sends.
 
 Parsed by Python's own JSON parser, as msgspec silently takes the last of two fields of the same
 name; then converted by msgspec. Fields that a later client may send are ignored.
@@ -26,7 +26,7 @@ from ._common import (
 from ._errors import RequestError
 
 _INTEGER_LENGTH = 20
-"""Characters of an integer beyond which no field can be meant."""
+"""Characters of an integer; longer ones are refused, as no field allows them."""
 
 _QUOTES_OF_TWO = 8
 
@@ -68,16 +68,16 @@ class Watch(_Request, tag="watch"):
     window: Count | None = None
 
     def all_keys(self) -> list[str]:
-        """Return the keys that it names, in whichever field."""
+        """Return the keys in either field."""
         return [*self.keys] if self.key is None else [self.key, *self.keys]
 
     def all_prefixes(self) -> list[str]:
-        """Return the prefixes that it names, in whichever field."""
+        """Return the prefixes in either field."""
         return [*self.prefixes] if self.prefix is None else [self.prefix, *self.prefixes]
 
 
 class More(_Request, tag="more"):
-    """The consumer of a watch took messages: let so many more come. Not answered."""
+    """Let the server send `count` more messages of a watch. Not answered."""
 
     id: Identifier
     count: Count
@@ -90,7 +90,7 @@ class Unwatch(_Request, tag="unwatch"):
 
 
 class Publication(Struct, omit_defaults=True):
-    """What one message is published with: a key or a prefix, and data as text or as base64."""
+    """One message to publish: a key or a prefix, and data as text or as base64."""
 
     key: str | None = None
     prefix: str | None = None

@@ -1,4 +1,4 @@
-"""Where a served bus is."""
+"""The address of a served bus."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HOST = re.compile("[0-9A-Za-z_.:%-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the routes of a served bus are.
+    """The address of the routes of a served bus.
 
     Attributes:
         host: a name or an IP address.
         port: the TCP port.
-        tls: whether it is spoken to over TLS.
+        tls: whether to use TLS.
         path: the path that the routes are under, without a slash at its end.
     """
 

@@ -1,4 +1,4 @@
-"""Requests that wait for their answer, over as many connections as it takes."""
+"""Requests that wait for their answer, across reconnects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._link import Link
 
 Answer = protocol.Published | protocol.LatestMessage | protocol.WatchedKeySet
-"""What answers a request, if it is not an error."""
+"""The answer to a request, unless that is an error."""
 
 A = TypeVar("A", bound=Answer)
 
@@ -26,11 +26,11 @@ class _Call:
 
     Attributes:
         frame: its text, the same on every connection.
-        idempotency_key: that of what it publishes, or None if it asks for something.
-        link: the connection on which it was sent, or waits to be.
+        idempotency_key: that of what it publishes; None for a query.
+        link: the connection that it was sent on, or is queued for.
         reached: whether it may have reached a server over a connection that is gone.
         answer: what came.
-        done: set once that is there, or none will come.
+        done: set once there is an answer, or there will be none.
     """
 
     def __init__(self, frame: str, idempotency_key: str | None) -> None:
@@ -46,7 +46,7 @@ class _Call:
         self.link = link
 
     def leave(self) -> None:
-        """Have it no longer sent, or remember that it was."""
+        """Take it back from its connection, or note that it may have been sent."""
         if self.link is not None and not self.link.withdraw(self.frame):
             self.reached = True
         self.link = None
@@ -65,9 +65,9 @@ class Calls:
         self._timeout = timeout
         self._ending = ending
         self._link: Link | None = None
-        # In the order in which they were made, as they are sent again in that.
+        # In the order in which they were made: they are sent again in the same order.
         self._calls: dict[int, _Call] = {}
-        # No more than the server does at once, so that it reads on whatever happens to them.
+        # As many as the server handles at once: with more, it would stop reading.
         self._slots = trio.Semaphore(protocol.REQUESTS_AT_ONCE)
 
     async def ask(
@@ -81,17 +81,17 @@ class Calls:
         """Send a request, on each new connection again, until it is answered; return the answer.
 
         Args:
-            identifier: its own.
+            identifier: its id.
             frame: its text.
-            kind: what answers it.
-            idempotency_key: that of what it publishes, or None if it asks for something.
+            kind: the type of its answer.
+            idempotency_key: that of what it publishes; None for a query.
             count: how many messages it publishes, if it does.
 
-        A cancel before it was sent takes it back; after that it is done whole or not at all.
+        A cancel before it was sent withdraws it; after that it is done completely or not at all.
 
         Raises:
-            PublishUnknownError: it publishes, and may or may not have been done.
-            BusUnavailableError: it was not answered in time, and was not done.
+            PublishUnknownError: it publishes, and the messages may or may not be stored.
+            BusUnavailableError: it was not answered in time, and nothing was stored.
             Exception: what the server's bus raised, and what `ending` gives.
         """
         await checkpoint_if_cancelled()
@@ -129,7 +129,7 @@ class Calls:
             call.send(link)
 
     def disconnect(self) -> None:
-        """Take note that the connection is gone."""
+        """Note that the connection is gone."""
         self._link = None
         for call in self._calls.values():
             call.leave()
@@ -162,7 +162,7 @@ class Calls:
             reached = reached or call.answer.code == "failed"
         elif call.answer is not None:
             reached = True
-            error = BusUnavailableError("the server's answer does not fit what it was asked")
+            error = BusUnavailableError("the server's answer does not fit the request")
         else:
             ending = self._ending()
             if ending is not None:
@@ -170,6 +170,7 @@ class Calls:
             error = BusUnavailableError(f"no answer within {self._timeout:g} seconds")
         if reached and call.idempotency_key is not None:
             return PublishUnknownError(
-                f"{error}; it may have been stored, or not", idempotency_key=call.idempotency_key
+                f"{error}; the message may or may not be stored",
+                idempotency_key=call.idempotency_key,
             )
         return error

@@ -1,4 +1,4 @@
-"""What feeds one watch from a served bus, over as many connections as it takes."""
+"""The source of one watch of a remote bus, across reconnects."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _DIGITS = 18
 
 @final
 class Feed:
-    """The source of one watch: what its server's watch sends.
+    """The source of one watch: what the server sends for it.
 
-    A replaying watch never overflows, as it tells the server how many messages it has room for.
-    When all those have come, it is behind, and asks for more once its consumer has emptied the
-    buffer; asked by a watch that keeps up, long before. The other kinds let everything come, and
-    drop by themselves.
+    A watch that replays never overflows: it tells the server how many messages it has room for.
+    Once those have come, it is behind, and asks for more when its consumer has emptied the buffer.
+    A watch that keeps up asks long before that. The other overflow kinds set no window, and drop
+    messages here.
 
-    The history comes before the server opens the watch. If the connection breaks amid it, it is
-    asked for anew: nobody has seen a part, and no position stands for the rest of it.
+    The history comes before the server opens the watch. If the connection breaks in between, all of
+    it is requested again: the consumer has seen none of it, and no position stands for the rest.
 
     Args:
         identifier: what the watch is called on the connection.
@@ -43,11 +43,11 @@ class Feed:
 
     Attributes:
         watch: the watch.
-        resume: up to where the server has sent; None until the watch is open.
+        resume: the position up to which the server has sent; None until the watch is open.
         heard: how many frames of history have come.
-        decided: set when it is open, or known why not.
+        decided: set once the watch is open, or refused.
         ended: whether nothing more comes.
-        failure: why nothing more comes, if that is not that the bus was closed.
+        failure: why nothing more comes; None if the bus was closed.
     """
 
     keys_bound = _KEYS_BOUND
@@ -69,29 +69,29 @@ class Feed:
         self.failure: BaseException | None = None
         self._send = send
         self._forget = forget
-        # What comes first, once all of it is there.
+        # The history, until all of it has come.
         self._history: list[Message] = []
         # How many messages of the history are in an encoding that is unknown here.
         self._unreadable = 0
-        # What came after a loss that the consumer is yet to be told, that loss included.
+        # A loss that the consumer has not been told of yet, and what came after it.
         self._waiting: deque[Message | WatchLaggedError] = deque()
-        # Where the watch is when its consumer has received all that is in the buffer.
+        # The watch's position once its consumer has received all that is in the buffer.
         self._head = ""
         self._replays = request.overflow == "replay"
         self._size = request.buffer_size
-        # How many messages the server may send yet.
+        # How many more messages the server may send.
         self._window = 0
-        # How many the server dropped, as it said last.
+        # The server's last count of dropped messages.
         self._dropped = 0
 
     def opening(self) -> protocol.Watch:
-        """Return the request that opens the watch on a new connection, where it stands."""
+        """Return the request that opens the watch at its position, on a new connection."""
         request = self.watch.request
         self._dropped = 0
         self._history.clear()
         self._unreadable = 0
         history = request.history if self.resume is None else 0
-        # What room the history leaves is known once it is there.
+        # How much room the history leaves is known once it has come.
         self._window = 0 if history else max(0, self._room())
         after = request.after if self.resume is None else self.resume
         return protocol.Watch(
@@ -99,8 +99,8 @@ class Feed:
             keys=tuple(request.keys),
             prefixes=request.prefixes,
             after=None if after is None else str(after),
-            # Who was promised to be resumed exactly is refused otherwise; who watched already is
-            # told of the loss, in one step: what is the oldest now is gone after the next.
+            # The first request resumes exactly or is refused. Later ones accept a loss in one step:
+            # the oldest message now may be gone by another request.
             lossy=self.resume is not None,
             history=history,
             overflow=request.overflow,
@@ -109,7 +109,7 @@ class Feed:
         )
 
     def end(self, failure: BaseException | None = None) -> None:
-        """Let nothing more come, because of `failure`, or because the bus was closed."""
+        """End the watch, because of `failure` or because the bus was closed."""
         if not self.ended:
             self.ended = True
             self.failure = failure
@@ -124,8 +124,8 @@ class Feed:
         if self.resume is None:
             self.watch.place = position
         if self._history:
-            # No position stands for a part of the history: from this one, all that there is of the
-            # epoch is received, or refused.
+            # No position stands for a part of the history. Resuming from this one gives the whole
+            # epoch, or is refused.
             self.watch.load_history(self._history, str(Position(told.epoch, 0)))
             self._history.clear()
         self.take_position(position)
@@ -262,7 +262,7 @@ class Feed:
         return self._size - statistics.buffered - statistics.unread
 
     def _settle(self) -> None:
-        """Be behind or not, and ask for more or not, as things are now."""
+        """Catch up, fall behind or ask for more, as the buffer now requires."""
         watch = self.watch
         if not self._waiting and watch.behind:
             watch.catch_up()
@@ -278,7 +278,7 @@ class Feed:
 
 
 def parse_position(text: str) -> Position:
-    """Return the position that a server wrote.
+    """Return the position that a server sent.
 
     Raises:
         MalformedFrameError: it is not a position.

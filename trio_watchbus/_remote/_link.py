@@ -26,11 +26,11 @@ _MAX_STRINGS = 200_000
 """Strings, names of fields included, in a frame that is longer: it is parsed in one step, in under
 10 ms. The keys of 200,000 watches, or many times the messages that a frame may have."""
 
-_PERMANENT_STATUS = {401: "it wants another token", 403: "it does not allow it"}
+_PERMANENT_STATUS = {401: "it rejects the token", 403: "it does not allow access"}
 _PERMANENT_CLOSE: dict[int | None, str] = {
-    protocol.CloseCode.UNAUTHENTICATED: "it wants another token",
-    protocol.CloseCode.FORBIDDEN: "it does not allow it",
-    protocol.CloseCode.MALFORMED: "it does not understand this client; are both of one version?",
+    protocol.CloseCode.UNAUTHENTICATED: "it rejects the token",
+    protocol.CloseCode.FORBIDDEN: "it does not allow access",
+    protocol.CloseCode.MALFORMED: "it does not understand this client: upgrade the older one",
 }
 
 
@@ -56,7 +56,7 @@ class LinkOptions:
         ssl_context: for TLS; None for an address without.
         connect_timeout: seconds until the server's hello has to be there.
         heartbeat: seconds of silence after which the client pings.
-        heartbeat_timeout: seconds that the server then has to say something.
+        heartbeat_timeout: seconds that the server then has to send something.
         max_frame_size: bytes of one frame of the server that are read.
     """
 
@@ -77,7 +77,7 @@ class Link:
     """One connection: frames out by `send`, answers in by the callbacks of `run`.
 
     One task sends, and only the end of the connection cancels a send: half a frame would corrupt
-    all that follow.
+    the stream.
     """
 
     def __init__(self, options: LinkOptions) -> None:
@@ -110,12 +110,12 @@ class Link:
         take: Callable[[protocol.Answer], None],
         skip: Callable[[protocol.SkippedFrame], None],
     ) -> None:
-        """Connect, and hand on what the server says, until `close` was called.
+        """Connect, and pass on what the server sends, until `close` is called.
 
         Args:
-            greet: gets the server's hello, once connected.
-            take: gets each answer that follows.
-            skip: gets what is known of each frame that was too long to be read.
+            greet: called with the server's hello, once connected.
+            take: called with each answer that follows.
+            skip: called with what is known of each frame that was not parsed.
 
         Raises:
             LinkError: the connection could not be made, or has ended.
@@ -174,7 +174,7 @@ class Link:
         except BaseException as error:
             await _drop(stream)
             if isinstance(error, trio.BrokenResourceError):
-                raise LinkError(f"no TLS: {error.__cause__ or error}") from None
+                raise LinkError(f"the TLS handshake failed: {error.__cause__ or error}") from None
             raise
         return secured
 
@@ -191,12 +191,12 @@ class Link:
             )
         except WebSocketError:
             if stream.broken is not None:
-                raise LinkError(f"it broke the connection off: {stream.broken}") from None
+                raise LinkError(f"the connection broke: {stream.broken}") from None
             raise
 
     @enable_ki_protection
     async def _send_all(self, websocket: WebSocket) -> None:
-        # Whoever receives notices too that the connection has ended, and says why.
+        # The task that receives notices the end of the connection too, and reports it.
         with suppress(ClosedError):
             while True:
                 while not self._outbox:
@@ -265,7 +265,7 @@ class Link:
                 await stream.received()
             if patience.cancelled_caught:
                 silence = trio.current_time() - stream.last_received
-                raise LinkError(f"nothing was heard for {silence:.1f} seconds")
+                raise LinkError(f"it sent nothing for {silence:.1f} seconds")
 
     @enable_ki_protection
     async def _close_when_told(self, websocket: WebSocket, scope: trio.CancelScope) -> None:
@@ -277,7 +277,7 @@ class Link:
 
 @final
 class _MonitoredStream(trio.abc.Stream):
-    """A stream that knows when something was received.
+    """A stream that records when something was received.
 
     Attributes:
         last_received: the time of that, on Trio's clock.
@@ -343,7 +343,7 @@ def _parse(frame: str | bytes) -> protocol.Answer | None:
 
 
 def _explained(error: BaseException) -> LinkError:
-    """Return the connection error that the first of `error` means."""
+    """Return `error`, or the first in it if it is a group, as a `LinkError`."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
@@ -366,14 +366,14 @@ def _explained(error: BaseException) -> LinkError:
                 permanent=permanent is not None,
             )
         case protocol.MalformedFrameError():
-            return LinkError(f"what it said makes no sense: {error}")
+            return LinkError(f"what it sent makes no sense: {error}")
     return LinkError(str(error))
 
 
 def _reason(error: OSError) -> str:
-    """Return in a few words why there is no connection."""
+    """Return a short reason why there is no connection."""
     cause: BaseException = error
-    # Trio tries all addresses of a name, and groups what came of it.
+    # Trio tries all addresses of a name, and groups their errors.
     while isinstance(cause.__cause__, BaseException):
         cause = cause.__cause__
         while isinstance(cause, BaseExceptionGroup):

@@ -1,4 +1,4 @@
-"""Opening and leaving the bus that is served elsewhere."""
+"""Opening and leaving a remote bus."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ def open_remote_watchbus(
     heartbeat_timeout: float = 10.0,
     max_frame_size: int = 8 * 1024 * 1024,
 ) -> AbstractAsyncContextManager[RemoteWatchBus]:
-    """Return a bus that is served elsewhere, to be entered with ``async with``.
+    """Return a bus that a server serves over the network, to be entered with ``async with``.
 
-    All its watches and publishes share one WebSocket. When that breaks, it reconnects by itself,
-    with growing pauses: watches go on where they were, or raise `WatchLaggedError` where the
-    server no longer holds what follows, and publishes are sent again, to be stored once. What
-    only other settings heal (another token, say) ends the watches with
-    `trio.BrokenResourceError`, cancels the body of the ``async with``, and is raised there as a
-    `BusUnavailableError`. Leaving it takes less than a second, whatever the server does.
+    All its watches and publishes share one WebSocket. When that breaks, the bus reconnects by
+    itself, after pauses that grow until a connection brings something new or lasts some seconds.
+    Watches resume where they were, or raise `WatchLaggedError` if the server no longer holds what
+    follows. Publishes are sent again, and stored once. An error that needs other settings (another
+    token, for example) ends the watches with `trio.BrokenResourceError`, cancels the body of the
+    ``async with``, and is raised there as a `BusUnavailableError`. Leaving the bus takes less than
+    a second, whatever the server does.
 
-    A watch that replays lets no more messages come than its buffer holds; what its consumer is too
-    slow for waits in the server's journal. Watches of the other kinds drop here and, where the
-    network is what is slow, at the server.
+    A watch that replays lets the server send as many messages as its buffer has room for; the rest
+    waits in the server's journal. Watches of the other overflow kinds drop messages here, and at
+    the server if the network is slow.
 
     Args:
         url: ``http://host[:port][/path]``, or likewise with ``https``, ``ws`` or ``wss``, where

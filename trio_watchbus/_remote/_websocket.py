@@ -35,8 +35,8 @@ _EVENTS_A_TURN = 64
 
 _FREE_FRAGMENTS = 1024
 _BYTES_A_FRAGMENT = 64
-"""A message may have so many fragments, and beyond that one for so many bytes: only a server that
-wants to keep its client busy sends smaller ones."""
+"""A message may have this many fragments, and beyond that one for this many bytes. Only a server
+that wants to keep its client busy sends smaller ones."""
 
 EXCERPT = 1024
 """Characters of the start and of the end of a message that is not read whole."""
@@ -77,7 +77,7 @@ class ClosedError(WebSocketError):
 
     Attributes:
         code: the close code; None if the stream ended without a close frame.
-        reason: what it said.
+        reason: the reason in its close frame.
     """
 
     def __init__(self, code: int | None, reason: str = "") -> None:
@@ -88,7 +88,7 @@ class ClosedError(WebSocketError):
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A message that was longer than the client takes.
+    """A message that was longer than the bound.
 
     Attributes:
         size: its bytes, as UTF-8.
@@ -196,7 +196,7 @@ class _Connection(WebSocketConnection):
     failure: WebSocketError | None = None
 
     def bound(self, max_message_size: int) -> None:
-        """Keep messages of up to so many bytes."""
+        """Keep messages of at most this many bytes."""
         self._bound = max_message_size
         self._incoming = _Message(max_message_size)
         self._events_in_turn = 0

@@ -1,4 +1,4 @@
-"""What helps to test a bus, and programs that use one."""
+"""Helpers for testing a bus, and programs that use one."""
 
 from __future__ import annotations
 

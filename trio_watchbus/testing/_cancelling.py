@@ -1,4 +1,4 @@
-"""Cancelling an operation everywhere that a cancel can come."""
+"""Cancelling an operation at every step."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 _STEPS = 10_000
-"""Steps after which an operation is taken for one that never completes."""
+"""Steps after which an operation is taken to never complete."""
 
 _LATE_STEPS = 5
-"""Steps in a row that no cancel reached, after which there is none left to reach: where threads or
-sockets take part, one attempt may take fewer steps than the next."""
+"""Steps in a row that no cancel reached, after which none is left: with threads or sockets, one
+attempt may take fewer steps than the next."""
 
 
 class _CancelAtStep(trio.abc.Instrument):
@@ -43,11 +43,11 @@ async def cancel_everywhere(
 ) -> int:
     """Run an operation again and again, each time cancelled a step later, until it completes.
 
-    A step is what a task does from one trip through the scheduler to the next; those of all tasks
-    count, so that a cancel comes also while others are in the middle of something. Each is tried
-    twice: with the cancel just before it, when what the task waited for is there already, and just
-    after it, when the task has begun to wait. It goes on until several steps in a row come too
-    late, as one attempt may happen to be quick.
+    A step is what a task does between two trips through the scheduler. Steps of all tasks count, so
+    a cancel also comes while other tasks are in the middle of something. Each step is tried twice:
+    with the cancel just before it, when what the task waited for has already happened, and just
+    after it, when the task has begun to wait. The sweep ends when several steps in a row come too
+    late, because one attempt may happen to be quick.
 
     Args:
         attempt: starts the operation anew and waits for it.

@@ -1,4 +1,4 @@
-"""What a check of the conformance suite is, and what checks are made of."""
+"""Checks of the conformance suite, and helpers to write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..abc import Watch, WatchBus
 from ._left import assert_nothing_left
 
 _SECONDS = 60
-"""Until a check counts as hanging; the slowest takes a few seconds over a network."""
+"""Seconds after which a check counts as hanging; the slowest takes a few over a network."""
 
 E = TypeVar("E", bound=BaseException)
 
@@ -49,7 +49,7 @@ class WatchBusCheck:
     _run: Callable[[WatchBus, WatchBus], Awaitable[None]]
 
     async def __call__(self, factory: WatchBusFactory) -> None:
-        """Run it on a fresh bus of `factory`, and see that nothing is left of that.
+        """Run it on a fresh bus of `factory`, and assert that nothing is left of that.
 
         Raises:
             AssertionError: the bus breaks the promise, or hangs.
@@ -76,7 +76,7 @@ class WatchBusCheck:
 
 
 def assert_no_watches(handles: Iterable[WatchBus]) -> None:
-    """Assert that nobody watches any of some buses, and that nothing is left of who did."""
+    """Assert that these buses have no watches, and hold nothing of earlier ones."""
     for bus in handles:
         statistics = bus.statistics()
         equal(statistics.watches, 0, "watches left")
@@ -138,13 +138,13 @@ async def raises(
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds, however a bus gets there."""
+    """Wait until a condition holds."""
     with trio.move_on_after(_SECONDS / 2):
         while True:
             if condition():
                 return
             await trio.sleep(0.001)
-    raise AssertionError(f"it never came to this: {what}")
+    raise AssertionError(f"this never became true: {what}")
 
 
 async def received(watch: Watch, last: str) -> list[Message]:

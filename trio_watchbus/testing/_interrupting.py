@@ -1,4 +1,4 @@
-"""Interrupting an operation everywhere that Ctrl-C can."""
+"""Interrupting an operation at every place where Ctrl-C can."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from typing import Any
 import trio
 
 _ATTEMPTS = 20_000
-"""Attempts after which an operation is taken for one that never completes uninterrupted."""
+"""Attempts after which an operation is taken to never complete uninterrupted."""
 
 _LATE_ATTEMPTS = 3
-"""Uninterrupted attempts in a row after which there is no place left: where threads or sockets take
-part, one attempt may pass by a place that the next one reaches."""
+"""Uninterrupted attempts in a row after which no place is left: with threads or sockets, one
+attempt may miss a place that the next one reaches."""
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ _ENTRY_RESUMES = {0, 1}
 a ``yield``, not after an ``await``."""
 
 _BEGINS = {"GET_AWAITABLE", "GET_ITER", "GET_AITER", "BEFORE_WITH", "BEFORE_ASYNC_WITH"}
-"""What follows a call that made a coroutine or a generator, which runs no C function."""
+"""What follows a call that only made a coroutine or a generator."""
 
 _PARKS: frozenset[CodeType] = frozenset({trio.lowlevel.wait_task_rescheduled.__code__})
 """What parks a task: what it calls, before it parks and once it was woken, is interrupted too."""
@@ -90,8 +90,20 @@ def interrupt_everywhere(
         raise RuntimeError(
             "interrupt_everywhere needs the main thread: Python handles SIGINT there"
         )
-    files = _Files(code)
-    done: set[tuple[object, int]] = set()
+    return interrupt_new_places(attempt, then, Files(code), set(), seconds)
+
+
+def interrupt_new_places(
+    attempt: Callable[[], Awaitable[object]],
+    then: Callable[[], Awaitable[object]],
+    files: Files,
+    done: set[tuple[object, int]],
+    seconds: float,
+) -> int:
+    """As `interrupt_everywhere`, at places that are not in `done`; adds them to it.
+
+    For several operations that share much: what they share is interrupted in the first one only.
+    """
     interrupted = late = 0
     # Trio installs its handler only in place of Python's own.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -146,17 +158,17 @@ async def _interrupted(attempt: Callable[[], Awaitable[object]], interrupter: _I
             raise
         came_out = True
     try:
-        # What Trio held back until after the attempt.
+        # Deliver an interrupt that Trio has held back.
         await trio.lowlevel.checkpoint()
     except KeyboardInterrupt:
         came_out = True
     if came_out and interrupter.place is None:
-        # It was a user who pressed Ctrl-C.
+        # The user pressed Ctrl-C.
         raise KeyboardInterrupt
     return came_out
 
 
-class _Files:
+class Files:
     """Which code is interrupted."""
 
     def __init__(self, code: Iterable[str | os.PathLike[str]] | None) -> None:
@@ -182,7 +194,7 @@ class _Interrupter(trio.abc.Instrument):
         place: where it was interrupted, or None.
     """
 
-    def __init__(self, files: _Files, done: set[tuple[object, int]]) -> None:
+    def __init__(self, files: Files, done: set[tuple[object, int]]) -> None:
         self._files = files
         self._done = done
         self._reached: Counter[object] = Counter()

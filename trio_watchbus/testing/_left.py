@@ -1,4 +1,4 @@
-"""What is there now, and that no more of it is there later."""
+"""Asserting that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import trio.testing
 from ..abc import WatchBus
 
 _PATIENCE = 5.0
-"""Seconds of real time until what ends in its own time has ended: a server's side of a closed
-connection, a thread that was told to stop."""
+"""Seconds of real time to wait for what ends by itself: the server's side of a closed connection, a
+thread that was told to stop."""
 
 _DESCRIPTORS = Path("/dev/fd")
 _IDLE_THREAD = re.compile(r"Trio thread \d+")
@@ -27,7 +27,7 @@ _IDLE_THREAD = re.compile(r"Trio thread \d+")
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """How much a Trio run and its process hold."""
+    """Resources that a Trio run and its process hold."""
 
     tasks: int
     threads: int
@@ -45,7 +45,7 @@ class _Held:
         )
 
     def beyond(self, before: _Held) -> list[str]:
-        """Name what is more than `before`."""
+        """Describe the resources that exceed `before`."""
         return [
             f"{name}: {getattr(self, name)}, before {getattr(before, name)}"
             for name in self.__slots__
@@ -54,7 +54,7 @@ class _Held:
 
 
 async def _wait_a_moment() -> None:
-    """Let others run for about a millisecond of real time, whatever the clock of the test does."""
+    """Let other tasks run for about a millisecond of real time, even under a mock clock."""
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, trio.testing.MockClock):
         await trio.sleep(0.001)
@@ -85,19 +85,18 @@ async def assert_nothing_left(*buses: WatchBus) -> AsyncIterator[None]:
     Of each of `buses`: as many watches, watched keys and prefixes, and trie nodes as before, at
     once. Of the Trio run and the process: no more tasks, threads, tokens of the default thread
     limiter, and file descriptors (and so no more sockets and connections of any kind) than before;
-    for those it waits up to 5 seconds of real time, whichever of Trio's clocks the test has. A
-    token of a limiter that is a bus's own is held by a thread that works, and found as that.
-    Nothing else should start meanwhile.
+    for those it waits up to 5 seconds of real time, under any of Trio's clocks. A token of a bus's
+    own limiter is held by a running thread, which is counted. Nothing else should start meanwhile.
 
-    All this is counted, so that a bus from before may make new connections: what is left is not
-    seen where as much from before has ended. Nor is a thread that has the name of Trio's idle ones,
-    "Trio thread" and a number.
+    Only numbers are compared. A bus that was open before may make new connections; but a leak goes
+    unnoticed if as much from before has ended. A thread named like Trio's idle ones, "Trio thread"
+    and a number, is not counted.
 
     An error of the body is raised as it is, and nothing is asserted.
 
     Args:
-        buses: those that are open before and after the body; none where the body opens and closes
-            its own.
+        buses: buses that are open before and after the body; none if the body opens and closes its
+            own.
 
     Raises:
         AssertionError: something is left; it says what.

@@ -322,6 +322,15 @@ def test_an_op_of_a_later_server_is_passed_over() -> None:
     assert protocol.parse_answer('{"op":"advice","id":[]}') is None
 
 
+def test_an_unknown_op_of_a_long_frame_has_to_be_its_first_field() -> None:
+    """Such a frame is parsed once only."""
+    filling = "x" * 65_536
+    assert protocol.parse_answer(f'{{"op":"advice","text":"{filling}"}}') is None
+    assert protocol.parse_answer('{"text":"","op":"advice"}') is None
+    with pytest.raises(protocol.MalformedFrameError):
+        protocol.parse_answer(f'{{"text":"{filling}","op":"advice"}}')
+
+
 def test_a_field_of_a_later_client_is_passed_over_but_on_a_line_of_a_batch() -> None:
     """A line may be written by hand, where a mistyped field is worth an error."""
     text = '{"op":"watch","id":7,"key":"a","surprise":1}'

@@ -213,6 +213,11 @@ class _AnyAnswer(Struct):
 
 _ANSWERS = msgspec.json.Decoder(Answer)
 _ANY_ANSWER = msgspec.json.Decoder(_AnyAnswer)
+_OP_AT_START = re.compile(r'\s*\{\s*"op"\s*:\s*"(\w+)"', re.ASCII)
+_LONG = 65_536
+"""Characters of a frame that is parsed only once, as that takes long: an unknown op has to be its
+first field."""
+
 _OPS = {kind.__struct_config__.tag for kind in get_args(Answer)}
 
 
@@ -231,6 +236,9 @@ def parse_answer(text: str) -> Answer | None:
 
 
 def _has_unknown_op(text: str) -> bool:
+    if len(text) > _LONG:
+        at_start = _OP_AT_START.match(text)
+        return at_start is not None and at_start[1] not in _OPS
     try:
         return _ANY_ANSWER.decode(text).op not in _OPS
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

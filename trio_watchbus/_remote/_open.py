@@ -61,8 +61,8 @@ def open_remote_watchbus(
             whose messages come in a longer one raises `WatchLaggedError` and goes on after them. A
             message may take six times its size on the wire, and a server whose
             ``max_message_size`` is not raised sends no frame longer than the default. Memory grows
-            with it, to about 50 MiB at the default, and so does the time to parse such a frame,
-            during which nothing else runs: a millisecond a MiB. Frames of more than 200,000
+            with it, by up to 40 MiB at the default, and so does the time to parse such a frame,
+            during which nothing else runs: 0.5 to 2 milliseconds a MiB. Frames of more than 200,000
             strings, names of fields included, are treated as too long.
 
     Raises:

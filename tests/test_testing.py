@@ -712,16 +712,36 @@ def test_the_fixture_gives_a_bus_and_finds_watches_left(tmp_path: Path) -> None:
     assert "watches left: expected 0, got 1" in said
 
 
-FAILS_WITH_A_WATCH_OPEN = """
-async def test_it(watchbus):
-    await watchbus.watch("k").__aenter__()
+DO_NOT_PASS_WITH_A_WATCH_OPEN = """
+import pytest
+import trio
+
+async def fails(bus):
+    await bus.watch("k").__aenter__()
     assert "the only" == "error"
+
+@pytest.fixture
+def broken(watchbus):
+    trio.run(fails, watchbus)
+
+async def test_fails(watchbus):
+    await fails(watchbus)
+
+async def test_is_skipped(watchbus):
+    await watchbus.watch("k").__aenter__()
+    pytest.skip("no")
+
+async def test_is_expected_to_fail(watchbus):
+    await watchbus.watch("k").__aenter__()
+    pytest.xfail("yes")
+
+async def test_whose_setup_fails(broken): ...
 """
 
 
-def test_a_test_that_fails_with_a_watch_open_has_one_error(tmp_path: Path) -> None:
-    said = run_tests(tmp_path, FAILS_WITH_A_WATCH_OPEN)
-    assert "1 failed in" in said, said
+def test_a_test_that_does_not_pass_with_a_watch_open_has_no_second_error(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, DO_NOT_PASS_WITH_A_WATCH_OPEN)
+    assert "1 failed, 1 skipped, 1 xfailed, 1 error in" in said, said
     assert "watches left" not in said
 
 

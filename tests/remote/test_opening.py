@@ -470,13 +470,39 @@ async def test_sizes_that_a_server_claims_take_no_memory() -> None:
         connection = await request.accept(subprotocol="watchbus.v1")
         await say(connection, {**HELLO, "max_message_size": 2**48, "max_frame_size": 2**48})
         frame = await hear(connection)
-        await connection.send_message("x" * 1_000_000)
+        await say(connection, {"op": "later", "text": "x" * 1_000_000})
         await say(connection, {"op": "published", "id": frame["id"], "message_id": "e-7"})
         await hear(connection)
 
     async with scripted(speak) as url, open_remote_watchbus(url, max_frame_size=65_536) as bus:
         assert await bus.publish("k", b"") == "e-7"
         assert bus.statistics().reconnects == 0
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"op": "messages", "position": "e-1", "id": 1, "messages": []},
+        {"id": 1, "op": "messages", "messages": []},
+    ],
+)
+async def test_a_long_frame_for_who_knows_which_watch_ends_the_bus(frame: dict[str, Any]) -> None:
+    """Its messages would be lost unseen, and the next connection would bring it again."""
+
+    async def speak(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await greeted(request)
+        await hear(connection)
+        await say(connection, {"op": "watching", "id": 1, "position": "e-0"})
+        await say(connection, {**frame, "padding": "x" * 1_000_000})
+        await hear(connection)
+
+    async with scripted(speak) as url:
+        with pytest.raises(BusUnavailableError, match=r"does not begin with op and id"):
+            async with (
+                open_remote_watchbus(url, max_frame_size=65_536) as bus,
+                bus.watch("k") as watch,
+            ):
+                await watch.receive()
 
 
 async def test_a_watch_that_cannot_be_opened_again_for_now_is_opened_later() -> None:

@@ -271,14 +271,17 @@ _POSITION_AT_END = re.compile(
 )
 
 
-def parse_skipped(reason: str, start: str, end: str) -> SkippedFrame:
-    """Return what the start and the end of a frame tell, as this project's server writes them.
+def parse_skipped(reason: str, start: str, end: str) -> SkippedFrame | None:
+    """Return what the start and the end of a frame tell; None if its op is unknown here.
 
     Args:
         reason: why the frame is not parsed.
         start: its first characters.
         end: its last characters.
     """
+    op = _OP_AT_START.match(start)
+    if op is not None and op[1] not in _OPS:
+        return None
     identifier, position = _ID_AT_START.match(start), _POSITION_AT_END.search(end)
     return SkippedFrame(
         reason,

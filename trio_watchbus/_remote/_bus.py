@@ -263,8 +263,17 @@ class RemoteWatchBus(WatchBus):
     @enable_ki_protection
     def _skip(self, frame: protocol.SkippedFrame) -> None:
         """Handle a frame that was not read: a loss or an error, in its watch or call alone."""
-        _log.warning("%s: %s", self._options.address, frame.reason)
-        if frame.id is not None and not self._feeds.skip(frame.id, frame.position, frame.reason):
+        address = self._options.address
+        _log.warning("%s: %s", address, frame.reason)
+        if frame.id is None:
+            # The next connection would bring it again.
+            self._end(
+                BusUnavailableError(
+                    f"cannot use the bus at {address}: {frame.reason}; it does not begin with op"
+                    " and id, so it is unknown which watch or request it was for"
+                )
+            )
+        elif not self._feeds.skip(frame.id, frame.position, frame.reason):
             self._calls.fail(frame.id, frame.reason)
 
     def _note(self, position: str) -> None:

@@ -16,17 +16,17 @@ from ._checks import assert_no_watches
 
 __all__ = ["watchbus"]
 
-_FAILED = pytest.StashKey[bool]()
+_NOT_PASSED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note whether the body of a test failed."""
+    """Note whether a test did not pass: it failed or was skipped, in its setup or its body."""
     report = yield
-    if call.when == "call":
-        item.stash[_FAILED] = report.failed
+    if call.when != "teardown" and not report.passed:
+        item.stash[_NOT_PASSED] = True
     return report
 
 
@@ -34,13 +34,13 @@ def pytest_runtest_makereport(
 def watchbus(request: pytest.FixtureRequest) -> Iterator[InMemoryWatchBus]:
     """A bus in memory of the test's own; a watch that is open at the end is an error.
 
-    Not where the test failed: its own failure is the only one reported. Works with any runner of
+    Not if the test failed or was skipped: then that alone is reported. Works with any runner of
     Trio, and under its autojump clock.
     """
     bus = InMemoryWatchBus()
     try:
         yield bus
-        if not request.node.stash.get(_FAILED, False):
+        if not request.node.stash.get(_NOT_PASSED, False):
             assert_no_watches([bus])
     finally:
         bus.close()

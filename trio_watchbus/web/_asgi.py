@@ -46,6 +46,8 @@ class AsgiApp:
         body = AsgiBody(receive)
         request = _request(scope, body)
         body.whole = not request.has_body
+        # h11 has checked it.
+        body.length = int(request.headers.get("content-length", "0"))
         result = await self._app.answer(request)
         if isinstance(result, Streaming):
             await self._send_stream(scope, send, client, result)
@@ -97,15 +99,19 @@ class AsgiBody:
     """The body of a request, as an ASGI server hands it on.
 
     Attributes:
+        length: bytes that were announced; 0 if none were.
         whole: whether all of it was read.
     """
 
     def __init__(self, receive: Any) -> None:
+        self.length = 0
         self.whole = False
         self._receive = receive
 
     async def read(self, limit: int, hold: Hold) -> bytes | bytearray:
         """As `Request.read_body`."""
+        if self.length > limit:
+            raise too_large(limit)
         body = bytearray()
         with trio.move_on_after(BODY_SECONDS):
             while True:

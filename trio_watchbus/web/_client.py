@@ -56,9 +56,11 @@ class ClientStream(trio.abc.HalfCloseableStream):
         "_idle",
         "_is_read_out",
         "_is_websocket",
+        "_left",
         "_sending",
         "_socket",
         "_stream",
+        "_transport",
         "_unread",
         "address",
         "inbound",
@@ -71,8 +73,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self.scope = trio.CancelScope()
         self._stream = stream
         self.is_tls = isinstance(stream, trio.SSLStream)
-        transport = stream.transport_stream if self.is_tls else stream
-        self._socket: trio.socket.SocketType = transport.socket
+        self._transport: trio.SocketStream = stream.transport_stream if self.is_tls else stream
+        self._socket: trio.socket.SocketType = self._transport.socket
         self.address: str = self._socket.getpeername()[0]
         self.last_heard = trio.current_time()
         self.inbound: Hold = budget.hold()
@@ -80,6 +82,8 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self._is_websocket = False
         self._closing = False
         self._is_read_out = False
+        # Set once the client was let read everything; None before somebody closes.
+        self._left: trio.Event | None = None
         self._unread = b""
         # Set while nobody is receiving; None before somebody did.
         self._idle: trio.Event | None = None
@@ -221,7 +225,16 @@ class ClientStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         self._closing = True
         try:
-            await self._leave()
+            if self._left is None:
+                self._left = trio.Event()
+                try:
+                    await self._leave()
+                finally:
+                    self._left.set()
+            else:
+                # Hypercorn closes from several tasks. Whoever does it second must not cut short
+                # what the client is reading.
+                await self._left.wait()
         finally:
             await self._stream.aclose()
 
@@ -232,21 +245,24 @@ class ClientStream(trio.abc.HalfCloseableStream):
         self.inbound.release()
 
     async def _leave(self) -> None:
-        """Tell the client that this is the end, and let it read up to there."""
-        if not self.is_tls:
-            with suppress(*_GONE):
-                await self._stream.send_eof()
-                if self._idle is None or self._idle.is_set():
-                    await self._read_out()
-                else:
-                    # Whoever is receiving reads out.
-                    with trio.move_on_after(_CLOSING_SECONDS):
-                        await self._idle.wait()
+        """Tell the client that this is the end, and let it read up to there.
+
+        Closing a socket with unread input resets the connection, and a reset discards what the
+        client has not read yet. Over TLS the end is told without a close_notify, as in HTTPS.
+        """
+        with suppress(*_GONE):
+            await self._transport.send_eof()
+            if self._idle is None or self._idle.is_set():
+                await self._read_out()
+            else:
+                # Whoever is receiving reads out.
+                with trio.move_on_after(_CLOSING_SECONDS):
+                    await self._idle.wait()
 
     async def _read_out(self) -> None:
         """Throw away what the client still sends, until it ends or its time is up."""
         if not self._is_read_out:
             self._is_read_out = True
             with trio.move_on_after(_CLOSING_SECONDS), suppress(*_GONE):
-                while await self._stream.receive_some(_MAX_BYTES):
+                while await self._transport.receive_some(_MAX_BYTES):
                     pass

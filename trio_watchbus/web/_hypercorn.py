@@ -186,6 +186,35 @@ def _refuse_compression(send: Any) -> None:
         stream.handshake.extensions = None
 
 
+@final
+class _LastMessage(h11.Connection):
+    """Ignores what follows the last message of a client, so that it still gets its answer.
+
+    h11 takes input after a message that closes the connection for an error, and hypercorn closes
+    the connection for that error at once: while the answer is being made or sent.
+    """
+
+    def receive_data(self, data: bytes) -> None:
+        if not (data and self._has_ended()):
+            super().receive_data(data)
+
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        if self._has_ended():
+            return h11.NEED_DATA
+        try:
+            return super().next_event()
+        except h11.RemoteProtocolError:
+            if self.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                raise
+            # The answer has begun; the connection is closed after it.
+            return h11.NEED_DATA
+
+    def _has_ended(self) -> bool:
+        if self.their_state is h11.ERROR:
+            return self.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+        return self.their_state in (h11.MUST_CLOSE, h11.CLOSED)
+
+
 class OtherHttpVersionError(Exception):
     """A client began to speak another version; it was told so, and the connection is over."""
 
@@ -226,6 +255,9 @@ class ConnectionServer(TCPServer):
     def protocol(self, protocol: ProtocolWrapper) -> None:
         self._protocol = protocol
         http: Any = protocol.protocol
+        http.connection = _LastMessage(
+            h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size
+        )
         http._check_protocol = self._check_version
         http._create_stream = partial(self._create_stream, http)
 

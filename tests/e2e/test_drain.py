@@ -77,10 +77,13 @@ async def test_websockets_are_closed_with_1001(server: Server) -> None:
             await each.is_closed()
 
 
-async def test_idle_connections_are_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connections_are_closed() -> None:
     """Those that wait for a request are not waited for."""
-    monkeypatch.setattr("hypercorn.config.Config.keep_alive_timeout", 1000.0)
-    async with await server.connect() as client, await server.connect() as fresh:
+    async with (
+        served(keep_alive=1000) as server,
+        await server.connect() as client,
+        await server.connect() as fresh,
+    ):
         await client.request("/healthz")
         await client.response()
         server.stop.set()

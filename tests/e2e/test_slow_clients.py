@@ -60,16 +60,6 @@ async def test_many_clients_that_leave_at_once(server: Server) -> None:
     await until(lambda: server.watches == 0)
 
 
-async def test_a_connection_that_waits_for_a_next_request_is_closed_in_time(
-    server: Server,
-) -> None:
-    """After five seconds, also when it had a request before."""
-    async with await server.connect() as client:
-        await client.request("/healthz")
-        await client.response()
-        await client.is_closed()
-
-
 async def test_requests_follow_each_other_on_a_connection(server: Server) -> None:
     """One connection serves many requests, and then a stream."""
     async with await server.connect() as client:

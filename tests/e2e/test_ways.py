@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import trio
 from served import SECONDS, WAYS, Client, Server, served, until
 
 from trio_watchbus import BusUnavailableError, InMemoryWatchBus
-from trio_watchbus.web import _connection
+from trio_watchbus.web import ServerOptions, _connection
 
 BATCH = {"Content-Type": "application/x-ndjson; charset=utf-8"}
 SHOP = "https://shop.example"
@@ -411,14 +412,44 @@ async def test_websockets_get_heartbeats(way: str) -> None:
             await client.send_frame(10)
 
 
-async def test_an_idle_connection_is_closed_in_time(server: Server) -> None:
-    """After five seconds, before the first request and after one."""
-    async with await server.connect() as client, await server.connect() as fresh:
+@pytest.mark.parametrize("way", ["plain", "hypercorn"], indirect=True)
+async def test_an_idle_connection_is_closed_in_time(way: str) -> None:
+    """After `keep_alive`, before the first request and after one."""
+    assert ServerOptions().keep_alive == 75
+    async with (
+        served(way=way, keep_alive=0.5) as server,
+        await server.connect() as client,
+        await server.connect() as fresh,
+    ):
+        started = trio.current_time()
         await client.request("/healthz")
         await client.response()
-        with trio.fail_after(12):
+        with trio.fail_after(SECONDS):
             await client.is_closed()
+            assert trio.current_time() - started >= 0.5
             await fresh.is_closed()
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+async def test_the_head_of_a_request_comes_in_time(
+    monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """A byte now and then holds no connection, be it the first request or a later one."""
+    monkeypatch.setattr("trio_watchbus.web._hypercorn._HEAD_SECONDS", 0.5)
+    async with (
+        served(way="hypercorn", keep_alive=1000) as server,
+        await server.connect() as client,
+    ):
+        for _ in range(before):
+            await client.request("/healthz")
+            assert (await client.response()).status == 200
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(SECONDS):
+            await client.send(b"GET /healthz HTTP/1.1\r\nX: ")
+            while True:
+                await client.send(b"a")
+                with trio.move_on_after(0.05):
+                    await client.is_closed()
+                    return
 
 
 @pytest.mark.parametrize("way", ["plain", "hypercorn"], indirect=True)

@@ -37,6 +37,7 @@ from trio_watchbus.web._listen import Bind, open_socket, url_of
         (WebOptions, {"allowed_origins": ["https://shop.example:"]}, ValueError),
         (ServerOptions, {"heartbeat": 0}, ValueError),
         (ServerOptions, {"write_timeout": 0}, ValueError),
+        (ServerOptions, {"keep_alive": 0}, ValueError),
         (ServerOptions, {"grace": -1}, ValueError),
         (ServerOptions, {"max_connections": 0}, ValueError),
         (ServerOptions, {"certfile": "a"}, ValueError),

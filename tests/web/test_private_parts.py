@@ -77,7 +77,7 @@ def test_what_hypercorn_keeps_of_a_websocket(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("alpn_protocols", "keep_alive_max_requests", "max_app_queue_size"),
+        *("alpn_protocols", "keep_alive_max_requests", "keep_alive_timeout", "max_app_queue_size"),
         *("include_server_header", "logger_class", "ssl_handshake_timeout"),
         "websocket_max_message_size",
     ],

@@ -67,6 +67,7 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
     help="An origin whose pages may use it, as https://shop.example; repeatable.",
 )
 @_setting("heartbeat", type=float, help="Seconds of silence before a stream sends a heartbeat.")
+@_setting("keep_alive", type=float, help="Seconds that a connection may idle between requests.")
 @_setting(
     "write_timeout", type=float, help="Seconds after which a client that takes nothing is cut."
 )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, final
+from typing import final
 
 import trio
 
@@ -25,9 +25,6 @@ from ._budget import Hold
 from ._client import ClientStream
 from ._ends import Ends
 from ._request import Request
-
-KEEP_ALIVE: Final = 5.0
-"""Seconds that a connection may idle between requests, as with hypercorn."""
 
 _MAX_HEAD = 16 * 1024
 """Bytes of a head: beyond, hypercorn decides."""
@@ -109,13 +106,16 @@ def parse_plain(data: bytes, client: ClientStream) -> tuple[Request, bytes] | No
     return request, data[end:]
 
 
-async def serve_plain(client: ClientStream, app: App, ends: Ends, log: Log | None) -> bytes | None:
+async def serve_plain(
+    client: ClientStream, app: App, ends: Ends, keep_alive: float, log: Log | None
+) -> bytes | None:
     """Serve plain requests; return the bytes of the first that is not, or None at the end.
 
     Args:
         client: the connection.
         app: the application.
         ends: notices when the client of a stream leaves.
+        keep_alive: seconds that the connection may idle between requests.
         log: logs each request, if given.
 
     Raises:
@@ -123,7 +123,7 @@ async def serve_plain(client: ClientStream, app: App, ends: Ends, log: Log | Non
     """
     while True:
         data = b""
-        with app.drain.interrupting(KEEP_ALIVE):
+        with app.drain.interrupting(keep_alive):
             data = await client.receive_first()
         if not data:
             return None

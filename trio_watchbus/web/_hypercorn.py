@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import inf
 from typing import Any, Final, final
 
 import h11
@@ -39,6 +40,10 @@ _PONG_SECONDS = 5.0
 _HANDSHAKE_SECONDS = 10.0
 """Seconds that a TLS handshake may take: hypercorn's minute would hold as many connections as are
 allowed for those who only begin one."""
+
+_HEAD_SECONDS = 5.0
+"""Seconds in which the head of a request has to arrive, from its first byte on. Hypercorn has no
+bound but that of idling, which is far longer."""
 
 _FRAMES_A_TURN = 32
 """WebSocket frames of one client that are handled before other tasks run: about a millisecond."""
@@ -95,6 +100,7 @@ def make_config(options: ServerOptions, max_frame_size: int) -> Config:
     config.certfile = options.certfile
     config.keyfile = options.keyfile
     config.ssl_handshake_timeout = _HANDSHAKE_SECONDS
+    config.keep_alive_timeout = options.keep_alive
     # A program that publishes keeps its connection for as long as it likes.
     config.keep_alive_max_requests = sys.maxsize
     config.websocket_max_message_size = max_frame_size
@@ -263,16 +269,26 @@ class ConnectionServer(TCPServer):
 
     async def _read_data(self) -> None:
         http: Any = self._protocol.protocol
+        deadline = inf
         while True:
+            data: bytes | bytearray | None = None
             try:
-                data = await self.stream.receive_some(2**16)
+                with trio.move_on_at(deadline):
+                    data = await self.stream.receive_some(2**16)
             except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            if data is None:
                 break
             if not data and http.connection.their_state in (h11.DONE, h11.MUST_CLOSE):
                 await self._answered.wait()
             await self._protocol.handle(RawData(bytes(data)))
             if not data:
                 break
+            if http.connection.their_state is h11.IDLE and http.connection.trailing_data[0]:
+                # Half a head has come.
+                deadline = min(deadline, trio.current_time() + _HEAD_SECONDS)
+            else:
+                deadline = inf
         await self._protocol.handle(Closed())
         if http.stream is None:
             # Hypercorn would keep the connection until it has idled for long enough.

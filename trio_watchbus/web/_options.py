@@ -85,6 +85,9 @@ class ServerOptions(WebOptions):
         max_connections_per_address: of these, connections from one address, at least 1. One more
             is answered 429. No fewer than in all unless told, as behind a proxy all connections
             come from the proxy.
+        keep_alive: seconds, more than 0, that a connection may idle between requests. Longer than
+            proxies keep idle connections, commonly 60, so that no proxy sends a request to one
+            that is just being closed. A request that has begun has 5 seconds for its head.
         write_timeout: seconds, more than 0, in which a client has to take something of what is
             sent to it, or it is cut.
         grace: seconds, at least 0, that clients and requests have to end when the server stops.
@@ -96,12 +99,14 @@ class ServerOptions(WebOptions):
     keyfile: str | None = None
     max_connections: int = 10_000
     max_connections_per_address: int = 10_000
+    keep_alive: float = 75.0
     write_timeout: float = 30.0
     grace: float = 5.0
     access_log: bool = False
 
     def __post_init__(self) -> None:
         WebOptions.__post_init__(self)
+        _check_seconds(self, "keep_alive")
         _check_seconds(self, "write_timeout")
         _check_counts(self, "max_connections", "max_connections_per_address")
         if not self.grace >= 0:

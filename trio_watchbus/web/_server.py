@@ -191,7 +191,9 @@ class _Clients:
             if client.is_tls:
                 with trio.fail_after(self._config.ssl_handshake_timeout):
                     await client.do_handshake()
-            rest = await serve_plain(client, self._app, self._ends, self._log)
+            rest = await serve_plain(
+                client, self._app, self._ends, self._options.keep_alive, self._log
+            )
             if rest is None:
                 await client.aclose()
                 return

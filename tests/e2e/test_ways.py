@@ -430,6 +430,18 @@ async def test_an_idle_connection_is_closed_in_time(way: str) -> None:
             await fresh.is_closed()
 
 
+async def test_each_head_has_a_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends half of the next request with each one is not cut off."""
+    monkeypatch.setattr("trio_watchbus.web._hypercorn._HEAD_SECONDS", 0.5)
+    half, rest = b"GET /healthz HTTP/1.1\r\n", b"Host: localhost\r\nX: a\tb\r\n\r\n"
+    async with served(way="hypercorn") as server, await server.connect() as client:
+        await client.send(half)
+        started = trio.current_time()
+        while trio.current_time() < started + 1:
+            await client.send(rest + half)
+            assert (await client.response()).status == 200
+
+
 @pytest.mark.parametrize("before", [0, 1, 2])
 async def test_the_head_of_a_request_comes_in_time(
     monkeypatch: pytest.MonkeyPatch, before: int

@@ -251,6 +251,8 @@ class ConnectionServer(TCPServer):
         super().__init__(app, config, context, state, stream)
         self._client = client
         self._answered = trio.Event()
+        # Until when the head that has begun has to arrive.
+        self._head_deadline = inf
 
     # Where hypercorn keeps what it made, just before the first byte is read.
     @property
@@ -269,11 +271,10 @@ class ConnectionServer(TCPServer):
 
     async def _read_data(self) -> None:
         http: Any = self._protocol.protocol
-        deadline = inf
         while True:
             data: bytes | bytearray | None = None
             try:
-                with trio.move_on_at(deadline):
+                with trio.move_on_at(self._head_deadline):
                     data = await self.stream.receive_some(2**16)
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
@@ -286,9 +287,8 @@ class ConnectionServer(TCPServer):
                 break
             if http.connection.their_state is h11.IDLE and http.connection.trailing_data[0]:
                 # Half a head has come.
-                deadline = min(deadline, trio.current_time() + _HEAD_SECONDS)
-            else:
-                deadline = inf
+                deadline = trio.current_time() + _HEAD_SECONDS
+                self._head_deadline = min(self._head_deadline, deadline)
         await self._protocol.handle(Closed())
         if http.stream is None:
             # Hypercorn would keep the connection until it has idled for long enough.
@@ -307,6 +307,7 @@ class ConnectionServer(TCPServer):
 
     async def _create_stream(self, http: H11Protocol, request: h11.Request) -> None:
         self._answered = trio.Event()
+        self._head_deadline = inf
         await H11Protocol._create_stream(http, request)
         stream: Any = http.stream
         if isinstance(stream, WSStream):

@@ -224,9 +224,11 @@ class _Clients:
 
 async def _refuse(client: ClientStream, answer: bytes) -> None:
     """Send `answer`, whatever is asked, without a look at it."""
+    if client.is_tls:
+        # A handshake would cost more than what is refused.
+        client.cut()
+        return
     try:
-        # Over TLS, a handshake would cost more than what is refused.
-        if not client.is_tls:
-            await client.send_all(answer)
+        await client.send_all(answer)
     finally:
         await client.aclose()

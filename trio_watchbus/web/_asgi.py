@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._protocol import CloseCode
 from ._answer import Answer, Refusal
@@ -174,6 +175,7 @@ async def send_answer(send: Any, kind: str, answer: Answer, *, last: bool = Fals
     await send({"type": f"{kind}.body", "body": answer.body or b""})
 
 
+@enable_ki_protection
 async def _discard(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -53,6 +53,7 @@ class Ends:
             if client.fileno() == number:
                 self._epoll.unregister(number)
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Notice ends, until cancelled."""
         while True:

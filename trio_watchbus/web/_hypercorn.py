@@ -25,6 +25,7 @@ from hypercorn.protocol.ws_stream import FrameTooLargeError, WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, ResponseSummary
+from trio.lowlevel import enable_ki_protection
 from wsproto.connection import ConnectionState as State
 from wsproto.events import CloseConnection, Message, Ping
 
@@ -156,6 +157,8 @@ class WebSocketGuard:
         self._heartbeat = heartbeat
         self._pong_seconds = min(heartbeat, _PONG_SECONDS)
 
+    # Hypercorn swallows an interrupt in one of its tasks: the main task gets it instead.
+    @enable_ki_protection
     async def __call__(self, scope: Any, receive: Any, send: Any, *_: Any) -> None:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
@@ -171,6 +174,7 @@ class WebSocketGuard:
         await client.aclose()
         client.cut()
 
+    @enable_ki_protection
     async def _cut_when_silent(self, client: ClientStream) -> None:
         while True:
             await trio.sleep_until(client.last_heard + self._heartbeat)

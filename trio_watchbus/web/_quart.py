@@ -22,6 +22,7 @@ import trio
 from quart import Blueprint, Response, request, websocket
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
+from trio.lowlevel import enable_ki_protection
 from werkzeug.exceptions import HTTPException, NotFound
 
 from ..abc import WatchBus
@@ -101,7 +102,7 @@ class WatchBusBlueprint(Blueprint):
         if not issubclass(app.asgi_lifespan_class, _OnTrio):
             app.asgi_lifespan_class = type("OnTrio", (_OnTrio, app.asgi_lifespan_class), {})
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     async def _answer(self) -> Response:
         scope = cast("Any", request.scope)
         result = await self._app.answer(_request_of(scope, request))
@@ -116,7 +117,7 @@ class WatchBusBlueprint(Blueprint):
             return response
         return _response(result)
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     async def _converse(self) -> Response | None:
         socket = cast("Any", websocket)._get_current_object()
         app = self._app
@@ -193,6 +194,9 @@ def create_app(bus: WatchBus, options: WebOptions | None = None) -> QuartTrio:
 
 
 # What is set on an application. Each stands before the class that the application had.
+#
+# Their methods are protected from interrupts, and so is what they call: Quart-Trio and hypercorn
+# swallow a KeyboardInterrupt in one of their tasks. The main task gets it instead, and ends them.
 
 
 class _HalfClosed:
@@ -205,6 +209,7 @@ class _HalfClosed:
     app: Any
     scope: dict[str, Any]
 
+    @enable_ki_protection
     async def handle_messages(self, nursery: trio.Nursery, request: Any, receive: Any) -> None:
         # Quart-Trio cancels this when the client has ended its side.
         harmless = SimpleNamespace(cancel_scope=trio.CancelScope())
@@ -218,13 +223,18 @@ class _HalfClosed:
         if stream is not None:
             stream.finish()
 
+    @enable_ki_protection
     async def handle_request(self, nursery: trio.Nursery, request: Any, send: Any) -> None:
         try:
             await super().handle_request(nursery, request, send)  # type: ignore[misc]
         finally:
-            stream: EventStream | None = self.scope.pop(_STREAM, None)
-            if stream is not None:
-                stream.close()
+            self._close_stream()
+
+    @enable_ki_protection
+    def _close_stream(self) -> None:
+        stream: EventStream | None = self.scope.pop(_STREAM, None)
+        if stream is not None:
+            stream.close()
 
 
 class _Pinging:
@@ -232,6 +242,7 @@ class _Pinging:
 
     scope: dict[str, Any]
 
+    @enable_ki_protection
     async def handle_websocket(self, nursery: trio.Nursery, socket: Any, send: Any) -> None:
         self.scope[_PING] = pinger(send)
         await super().handle_websocket(nursery, socket, send)  # type: ignore[misc]
@@ -240,6 +251,7 @@ class _Pinging:
 class _OnTrio:
     """Refuses to start on asyncio, where every request would fail."""
 
+    @enable_ki_protection
     async def __call__(self, receive: Any, send: Any) -> None:
         if trio.lowlevel.in_trio_run():
             await super().__call__(receive, send)  # type: ignore[misc]

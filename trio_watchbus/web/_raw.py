@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import inf
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._errors import WatchLaggedError
 from .._message import Message
@@ -67,6 +68,7 @@ async def _send_messages(
         raise CloseConnection(CloseCode.FAULT, "the bus failed") from None
 
 
+@enable_ki_protection
 async def _discard_inbound(connection: Connection) -> None:
     """Receive, as otherwise nobody would notice when the client goes away."""
     while True:

@@ -49,6 +49,7 @@ _TOO_MANY = last_answer(
 )
 
 
+@trio.lowlevel.enable_ki_protection
 async def serve(
     bus: WatchBus,
     *,
@@ -90,6 +91,7 @@ async def serve(
     await serve_socket(bus, listening, options, shutdown_trigger, task_status)
 
 
+@trio.lowlevel.enable_ki_protection
 async def serve_socket(
     bus: WatchBus,
     listening: socket.socket,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .. import _protocol as protocol
 from .._errors import WatchBusError
@@ -135,6 +136,7 @@ class _Session:
         self.closing = closing
         self._nursery.cancel_scope.cancel()
 
+    @enable_ki_protection
     async def _keep_alive(self) -> None:
         """Say something whenever nothing was said for a while."""
         while True:
@@ -144,6 +146,7 @@ class _Session:
             else:
                 await trio.sleep_until(due)
 
+    @enable_ki_protection
     async def _drain(self) -> None:
         await self._connection.draining.wait()
         await self._end("the server is about to stop")
@@ -242,6 +245,7 @@ class _Session:
         closed = sum(served.closed for served in self._watches.values())
         return len(self._watches) - closed >= bound or closed >= bound + protocol.REQUESTS_AT_ONCE
 
+    @enable_ki_protection
     async def _answer(self, request: _Answered) -> None:
         """Do one request, and answer it."""
         if isinstance(request, protocol.Latest | protocol.WatchedKeys):
@@ -299,6 +303,7 @@ class _Session:
             _log.error("a request of a WebSocket client failed", exc_info=error)
         return protocol.error_answer(identifier, error)
 
+    @enable_ki_protection
     async def _serve_watch(self, request: protocol.Watch, served: ServedWatch) -> None:
         answer: protocol.Answer = protocol.Unwatched(request.id)
         try:

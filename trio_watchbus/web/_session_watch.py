@@ -17,10 +17,9 @@ from .._request import BUFFER_SIZE, WatchRequest
 from ..abc import Watch, WatchBus
 from ._watches import Openings, take_waiting
 
-_FRAME_MESSAGES = 1024
 _FRAME_BYTES = 256 * 1024
-"""What goes into one frame of messages, the last one whole: enough that the cost of a frame is
-shared by many messages, little enough that the other watches soon have their turn."""
+"""Bytes of messages in one frame, the last one whole: enough that the cost of a frame is shared by
+many messages, and few enough that the other watches soon have their turn."""
 
 _JOINING_TURNS = 3
 """Turns that everybody else has before messages are sent: what is published meanwhile costs no
@@ -176,7 +175,7 @@ class ServedWatch:
         async with self._outbox.turn:
             # Only now, so that what waits for its turn waits in the watch.
             messages = [first]
-            room = _FRAME_MESSAGES
+            room = protocol.MAX_FRAME_MESSAGES
             if self._window is not None:
                 room = min(room, self._window)
             loss = take_waiting(watch, messages, room, _FRAME_BYTES)
@@ -223,7 +222,7 @@ def _take_frame(history: deque[Message]) -> list[Message]:
     """Take from `history` as much as one frame takes."""
     messages: list[Message] = []
     size = 0
-    while history and len(messages) < _FRAME_MESSAGES and size < _FRAME_BYTES:
+    while history and len(messages) < protocol.MAX_FRAME_MESSAGES and size < _FRAME_BYTES:
         messages.append(history.popleft())
         size += len(messages[-1].data)
     return messages

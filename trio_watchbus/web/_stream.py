@@ -10,6 +10,7 @@ from functools import partial
 from typing import Self, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._errors import HistoryLostError, WatchLaggedError
 from .._message import Message
@@ -110,6 +111,8 @@ class EventStream:
     def __aiter__(self) -> Self:
         return self
 
+    # Quart-Trio swallows an interrupt in one of its tasks: the main task gets it instead.
+    @enable_ki_protection
     async def __anext__(self) -> bytes:
         if self._opening:
             opening, self._opening = self._opening, b""

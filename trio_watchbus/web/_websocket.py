@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Protocol, cast, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._protocol import CloseCode
 from ._answer import Refusal
@@ -143,6 +144,7 @@ class Connection:
         await self._socket.close(ending.code, ending.reason)
 
 
+@enable_ki_protection
 async def _ping(ping: Callable[[], Awaitable[None]], heartbeat: float) -> None:
     while True:
         await trio.sleep(heartbeat)

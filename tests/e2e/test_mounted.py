@@ -14,7 +14,7 @@ from quart import Blueprint, abort, request, websocket
 from quart_trio import QuartTrio
 from served import SECONDS, Server, until
 
-from trio_watchbus import InMemoryWatchBus
+from trio_watchbus import InMemoryWatchBus, open_watchbus
 from trio_watchbus.web import WebOptions, create_app, drain, watchbus_blueprint
 from trio_watchbus.web._app import ROUTES
 
@@ -168,6 +168,50 @@ def test_a_server_on_asyncio_is_told_at_its_start(whole: bool) -> None:
     assert "needs Trio" in event["message"]
     assert "--worker-class trio" in event["message"]
     assert "\n" not in event["message"]
+
+
+def test_a_server_on_asyncio_that_runs_no_lifespan_is_told_by_the_first_request() -> None:
+    app = create_app(InMemoryWatchBus())
+    scope: Any = {
+        "type": "http",
+        "method": "GET",
+        "path": "/healthz",
+        "raw_path": b"/healthz",
+        "query_string": b"",
+        "headers": [],
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "asgi": {"version": "3.0"},
+        "client": None,
+        "server": None,
+    }
+    with pytest.raises(RuntimeError, match="needs Trio"):
+        asyncio.run(app(scope, None, None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bus", ["memory://", None, open_watchbus("redis://localhost")])
+def test_what_is_not_an_open_bus_is_refused_at_once(bus: Any) -> None:
+    """Rather than by an error of each request."""
+    with pytest.raises(TypeError, match="open it first"):
+        watchbus_blueprint(bus)
+    with pytest.raises(TypeError, match="open it first"):
+        create_app(bus)
+
+
+@pytest.mark.parametrize("target", ["//publish", "///publish", "http://localhost/publish"])
+async def test_only_the_exact_path_is_served_by_a_whole_application(target: str) -> None:
+    """Werkzeug would route each of these like the exact path."""
+    bus = InMemoryWatchBus()
+    server = Server(bus)
+    config = Config.from_mapping(bind="127.0.0.1:0", errorlog=None)
+    async with trio.open_nursery() as nursery:
+        run = partial(hypercorn.trio.serve, create_app(bus), config)
+        [server.url] = await nursery.start(partial(run, shutdown_trigger=server.stop.wait))
+        assert (await server.ask("/publish?key=a", "POST", b"x")).status == 200
+        assert (await server.ask(f"{target}?key=a", "POST", b"x")).status == 404
+        server.stop.set()
+    assert bus.statistics().journal_messages == 1
 
 
 async def test_hooks_of_an_application_run_first() -> None:

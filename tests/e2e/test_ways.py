@@ -361,6 +361,23 @@ class FailingBus(InMemoryWatchBus):  # type: ignore[misc]
         raise self.error
 
 
+class LimitedBus(InMemoryWatchBus):  # type: ignore[misc]
+    """A bus that takes smaller batches than its routes do, as a remote bus may."""
+
+    async def publish_many(self, *_: Any, **__: Any) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("a batch may have at most 5 messages")
+
+
+async def test_a_batch_beyond_a_limit_of_the_bus_is_refused_with_its_words(way: str) -> None:
+    async with served(LimitedBus(), way=way) as server:
+        response = await server.ask(
+            "/publish", "POST", b'{"key":"a","data":"b"}', {"Content-Type": "application/x-ndjson"}
+        )
+    assert (response.status, response.error) == (413, "batch_too_large")
+    assert b"at most 5 messages" in response.body
+
+
 @pytest.mark.parametrize(
     ("failure", "error"),
     [

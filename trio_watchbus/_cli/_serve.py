@@ -136,6 +136,9 @@ def listen(place: Bind, options: ServerOptions) -> socket.socket:
         raise CommandError(
             f"cannot listen on {place.host}:{place.port}: {reason}; {hint} another with {source}"
         ) from None
+    except UnicodeError:
+        source = source_of(click.get_current_context(), "bind")
+        raise click.UsageError(f"{source}: {place.host!r} is not a host name") from None
     except ValueError as error:
         raise click.UsageError(_by_source(error)) from None
 

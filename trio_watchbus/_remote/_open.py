@@ -66,7 +66,7 @@ def open_remote_watchbus(
             strings, names of fields included, are treated as too long.
 
     Raises:
-        ImportError: wsproto is not installed.
+        ImportError: trio-websocket is not installed.
         TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range, or the URL is not that of a served bus.
         BusUnavailableError: on entering: the server cannot be reached, or refuses; it says what.
@@ -75,7 +75,7 @@ def open_remote_watchbus(
         from ._link import LinkOptions  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ImportError(
-            "a remote bus needs wsproto: pip install 'trio-watchbus[client]'"
+            "a remote bus needs trio-websocket: pip install 'trio-watchbus[client]'"
         ) from error
     if not isinstance(url, str):
         raise TypeError(f"a bus URL is a str, not {type(url).__name__}")

@@ -85,6 +85,11 @@ class App:
     """
 
     def __init__(self, bus: WatchBus, options: WebOptions) -> None:
+        if not isinstance(bus, WatchBus):
+            raise TypeError(
+                f"the bus must be an open WatchBus, not {type(bus).__name__}: open it first, as in"
+                " `async with open_watchbus(url) as bus`"
+            )
         self.options = options
         self.budget = Budget(options.max_in_flight_size)
         self.drain = Drain()

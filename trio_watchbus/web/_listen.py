@@ -8,6 +8,8 @@ import re
 import socket
 from typing import NamedTuple
 
+from ._hosts import parse_authority
+
 _BACKLOG = 4096
 """Connections that may wait to be accepted: as many as Linux allows unless told. With hypercorn's
 100, ten thousand clients that come at once wait for each other's retries."""
@@ -36,7 +38,8 @@ class Bind(NamedTuple):
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"put the address into brackets, as in [::1]:8000, not {text!r}")
-        if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        valid = parse_authority(f"[{host}]" if ":" in host else host) is not None
+        if not valid or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise ValueError(f"where to listen is host:port, as in 127.0.0.1:8000, not {text!r}")
         return cls(host, int(port))
 

@@ -8,6 +8,7 @@ from typing import final
 
 import trio
 
+from .._errors import WatchBusError
 from .._keys import check_key, check_prefix
 from .._message import check_data
 from .._protocol import MalformedFrameError, RequestError, parse_publication
@@ -77,7 +78,13 @@ class Publishing:
             batch = await parse_batch(
                 body, self._options.max_batch_messages, self._bus.max_message_size
             )
-            ids = await self._bus.publish_many(batch, idempotency_key=idempotency_key)
+            try:
+                ids = await self._bus.publish_many(batch, idempotency_key=idempotency_key)
+            except ValueError as error:
+                if isinstance(error, WatchBusError):
+                    raise
+                # The lines are valid: it is a limit of the bus, or of the server behind it.
+                raise Refusal(413, "batch_too_large", str(error)) from error
         return json_answer({"count": len(ids), "last_id": ids[-1] if ids else None})
 
 

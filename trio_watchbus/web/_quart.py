@@ -149,7 +149,8 @@ def watchbus_blueprint(bus: WatchBus, options: WebOptions | None = None) -> Blue
         the blueprint. Hooks of your own (``before_request``, ``before_websocket``) run before its
         handlers and their checks of ``Host`` and ``Origin``; `drain` ends its streams.
 
-    Nothing is raised: options are checked when they are made, and names when it is registered.
+    Raises:
+        TypeError: `bus` is not an open bus.
     """
     return WatchBusBlueprint(bus, WebOptions() if options is None else options)
 
@@ -183,7 +184,8 @@ def create_app(bus: WatchBus, options: WebOptions | None = None) -> QuartTrio:
         the application, for hypercorn with the worker class ``trio``. A server on asyncio is told
         at its start that it cannot run it.
 
-    Nothing is raised: options are checked when they are made.
+    Raises:
+        TypeError: `bus` is not an open bus.
     """
     # No folder of static files and none of templates: nothing but the routes.
     app = QuartTrio("trio_watchbus.web", static_folder=None, template_folder=None)
@@ -208,6 +210,13 @@ class _HalfClosed:
 
     app: Any
     scope: dict[str, Any]
+
+    @enable_ki_protection
+    async def __call__(self, receive: Any, send: Any) -> None:
+        if not trio.lowlevel.in_trio_run():
+            # A server that ran no lifespan, in which `_OnTrio` refuses to start.
+            raise RuntimeError(_NEEDS_TRIO)
+        await super().__call__(receive, send)  # type: ignore[misc]
 
     @enable_ki_protection
     async def handle_messages(self, nursery: trio.Nursery, request: Any, receive: Any) -> None:
@@ -330,7 +339,10 @@ def _request_of(scope: dict[str, Any], asked: Any) -> Request:
     raw_path = scope.get("raw_path", asked.path.encode()).decode("latin-1")
     # Only the path as it is written is served: a proxy in front has rules for no other spelling.
     route = f"/{re.split('[./]', asked.endpoint)[-1]}"
-    path = route if quote(scope["path"], safe=_UNQUOTED) == raw_path else raw_path
+    written = quote(scope["path"], safe=_UNQUOTED) == raw_path
+    # Werkzeug routes `//publish`, and a target in absolute form, like `/publish`.
+    plain = raw_path.startswith("/") and "//" not in raw_path
+    path = route if written and plain else raw_path
     return Request(
         asked.method,
         path,

@@ -199,11 +199,11 @@ async def test_what_comes_while_older_messages_are_read_follows_them(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Older than this process has in memory, and so read from the log."""
-    retention = Retention(messages=5)
     async with (
-        open_redis_watchbus(server.url, retention=Retention(messages=1000)) as publisher,
-        open_redis_watchbus(server.url, retention=retention) as bus,
+        open_redis_watchbus(server.url) as publisher,
+        open_redis_watchbus(server.url) as bus,
     ):
+        bus._reader.dispatcher.set_retention(Retention(messages=5))
         ids = await publisher.publish_many([("k", b"%d" % number) for number in range(10)])
         await until_at(bus, ids[-1])
         older = bus._past.older

@@ -72,6 +72,11 @@ class Dispatcher:
         self._overtaken: set[BufferedWatch] = set()
         self._failure: BaseException | None = None
 
+    def set_retention(self, retention: Retention) -> None:
+        """Keep that much from now on."""
+        self.journal.set_bounds(retention)
+        self.keys_bound = max(1, retention.filled().keys)
+
     @property
     def position(self) -> Position:
         """The position of the newest message."""

@@ -124,6 +124,22 @@ class Journal:
         if size > self._look_above:
             self._drop()
 
+    def set_bounds(self, retention: Retention) -> None:
+        """Hold that much from now on; the age of what is held counts from now."""
+        bounds = retention.filled()
+        self._messages_bound = bounds.messages
+        self._bytes_bound = bounds.bytes
+        self._seconds = bounds.seconds
+        self._look_above = bounds.bytes if bounds.seconds is None else -1
+        self._times.clear()
+        if bounds.seconds is not None:
+            assert self._clock is not None
+            self._times.extend([self._clock()] * len(self))
+        while len(self) > bounds.messages:
+            self._drop_oldest()
+        if self.bytes > bounds.bytes:
+            self._drop()
+
     def since(self, number: int) -> list[Message]:
         """Return the messages after `number`, which is from `first` - 1 to `last`."""
         return [self.message_at(at) for at in range(number + 1, self.last + 1)]
@@ -213,12 +229,15 @@ class Journal:
         while self.first <= self.last and (
             self.bytes > self._bytes_bound or (times and times[0] < oldest)
         ):
-            dropped = self._oldest.pop() if self._oldest else self._pop()
-            self.first += 1
-            self.base = dropped.id
-            self.bytes -= len(dropped.key) + len(dropped.data)
+            self._drop_oldest()
             if times:
                 times.popleft()
+
+    def _drop_oldest(self) -> None:
+        dropped = self._oldest.pop() if self._oldest else self._pop()
+        self.first += 1
+        self.base = dropped.id
+        self.bytes -= len(dropped.key) + len(dropped.data)
 
 
 class Reading:

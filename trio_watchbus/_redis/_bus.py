@@ -16,7 +16,6 @@ from .._errors import BusUnavailableError, MessageTooLargeError, broken_by
 from .._keys import check_key, check_prefix
 from .._message import Message, Position, check_data, check_publication
 from .._request import WatchRequest
-from .._retention import Retention
 from .._statistics import RedisBusStatistics
 from ..abc import Data, Publication, WatchBus
 from ._backend_errors import (
@@ -31,6 +30,7 @@ from ._past import Past
 from ._publisher import BYTES_A_WEIGHT, Publisher, Publishing
 from ._queries import Queries
 from ._reader import Reader
+from ._settings import Settings
 from ._states import BUS, BusEvent, BusState
 from ._watched import watched_keys
 from ._worker import Worker
@@ -62,11 +62,12 @@ class RedisWatchBus(WatchBus):
         asking: Callable[[], Link],
         *,
         names: Names,
-        retention: Retention,
-        max_message_size: int,
+        settings: Settings,
+        buffers_bytes: int,
         timeout: float,
     ) -> None:
-        self.max_message_size = max_message_size
+        self.max_message_size = settings.max_message_size
+        self._settings = settings
         self._names = names
         self._timeout = timeout
         self._process = token_hex(8)
@@ -76,7 +77,6 @@ class RedisWatchBus(WatchBus):
             self._publishing,
             timeout,
             names=names,
-            retention=retention,
             process=self._process,
             vouching=lambda: self._reader.state_command(connecting=True),
         )
@@ -89,8 +89,9 @@ class RedisWatchBus(WatchBus):
             self._reading,
             trio.CapacityLimiter(1),
             names=names,
-            retention=retention,
-            make_dispatcher=partial(Mirror, left=self._index.leave),
+            settings=settings,
+            adopted=self._adopt,
+            make_dispatcher=partial(Mirror, left=self._index.leave, buffers_bytes=buffers_bytes),
             last_stored=lambda: self._publisher.stored,
         )
         self._state = BusState.OPENING
@@ -170,6 +171,9 @@ class RedisWatchBus(WatchBus):
             journal_messages=len(mirror.journal),
             journal_bytes=mirror.journal.bytes,
             kept_keys=0,
+            buffers_bytes=mirror.budget.held,
+            buffers_full=mirror.budget.met,
+            routes_dropped=mirror.routes.met,
             connected_since=reader.connected_since,
             reconnects=reader.reconnects,
             behind=self._newest.sequence - mirror.journal.last if mirror.watches else 0,
@@ -191,6 +195,10 @@ class RedisWatchBus(WatchBus):
         if stored is None or stored.epoch != heard.epoch:
             return heard
         return max(heard, stored, key=lambda position: position.sequence)
+
+    def _adopt(self) -> None:
+        """Take the settings that are stored with the log."""
+        self.max_message_size = self._settings.max_message_size
 
     # Opening and ending
 

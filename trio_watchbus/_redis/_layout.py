@@ -28,6 +28,7 @@ class Names:
     """The names of one namespace's keys in Redis.
 
     Attributes:
+        namespace: its name.
         meta: holds the number of the layout; the script makes all other names from it.
         facts: the hash of facts.
         log: the stream of all messages.
@@ -36,7 +37,7 @@ class Names:
         probe: what is there only while it is tried out what is permitted.
     """
 
-    __slots__ = ("_stream", "facts", "index", "keys", "log", "meta", "probe")
+    __slots__ = ("_stream", "facts", "index", "keys", "log", "meta", "namespace", "probe")
 
     def __init__(self, namespace: str) -> None:
         """Check and take `namespace`, which is of the form of a key.
@@ -45,7 +46,8 @@ class Names:
             TypeError: it is not a ``str``.
             InvalidKeyError: it is empty, too long, or has a control character.
         """
-        start = check_key(namespace, "namespace").encode()
+        self.namespace = check_key(namespace, "namespace")
+        start = namespace.encode()
         self.meta: bytes = start + b":meta"
         self.facts: bytes = start + b":facts"
         self.log: bytes = start + b":log"

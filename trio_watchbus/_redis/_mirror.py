@@ -19,6 +19,7 @@ class Mirror(Dispatcher):
 
     Args:
         left: called with the keys of each watch that is closed.
+        buffers_bytes: bytes that the buffers of all watches may hold.
     """
 
     def __init__(
@@ -26,8 +27,9 @@ class Mirror(Dispatcher):
         position: Position,
         retention: Retention,
         left: Callable[[Collection[str]], None],
+        buffers_bytes: int,
     ) -> None:
-        super().__init__(position, retention, clock=monotonic)
+        super().__init__(position, retention, buffers_bytes=buffers_bytes, clock=monotonic)
         self._left = left
 
     def unregister(self, watch: BufferedWatch) -> None:

@@ -13,13 +13,14 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._backoff import Backoff
+from .._core._buffers import BUFFERS_BYTES
 from .._errors import BusUnavailableError, check_trio_runs, raise_what_ended
-from .._message import MAX_MESSAGE_SIZE
 from .._retention import Retention, check_retention
 from ._backend_errors import BackendError, BusyError, MisconfiguredError, PermanentError
 from ._bus import RedisWatchBus, refused_for_good
 from ._layout import Facts, Names
 from ._pipeline import PAUSES
+from ._settings import Settings
 from ._states import BusEvent
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def open_redis_watchbus(
     *,
     namespace: str = "watchbus",
     retention: Retention | None = None,
-    max_message_size: int = MAX_MESSAGE_SIZE,
+    max_message_size: int | None = None,
+    change_retention: bool = False,
+    buffers_bytes: int = BUFFERS_BYTES,
     timeout: float = 10.0,
 ) -> AbstractAsyncContextManager[RedisWatchBus]:
     """Return a bus over Redis 6.2 or newer, or Valkey, to be entered with ``async with``.
@@ -64,8 +67,15 @@ def open_redis_watchbus(
             in the same way, and leaves the client's pool alone.
         namespace: what the names of all its keys in Redis start with; ``{watchbus}`` puts them
             into one slot of a cluster.
-        retention: how much of the past it keeps; give all processes the same.
-        max_message_size: bytes of data that one message may have, at least 1.
+        retention: how much of the past the log keeps. The fields that are given are stored with
+            it, for all who open it; those that are None are what is stored, or else the default.
+        max_message_size: bytes of data that one message may have, at least 1. It is stored like
+            `retention`; 1 MiB by default.
+        change_retention: store what is given even if other values are stored. Processes that have
+            the bus open adopt them when they next reconnect, and log that.
+        buffers_bytes: bytes of large messages (over 1 KiB) that the buffers of all watches may
+            hold, at least 1, and one watch a sixteenth; 256 MiB by default. Beyond it a watch falls
+            behind, or drops as its overflow kind says.
         timeout: seconds that a publish may take over all attempts, above 0; so too
             opening a watch, and asking for something.
 
@@ -73,7 +83,8 @@ def open_redis_watchbus(
         ImportError: redis-py is not installed.
         TypeError: an argument is of the wrong type.
         ValueError: it is not the URL of a Redis server, the client has
-            ``decode_responses=True``, or another argument is out of range.
+            ``decode_responses=True``, or another argument is out of range. On entering: other
+            values of `retention` or `max_message_size` are stored; both are named.
         BusUnavailableError: on entering: Redis cannot be reached within `timeout`
             seconds, or refuses; it says what.
     """
@@ -83,18 +94,22 @@ def open_redis_watchbus(
         raise ImportError(
             "a bus over Redis needs redis-py: pip install 'trio-watchbus[redis]'"
         ) from error
-    if max_message_size < 1:
-        raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
+    for option, value in (("max_message_size", max_message_size), ("buffers_bytes", buffers_bytes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} must be at least 1, not {value}")
     if not 0 < timeout < inf:
         raise ValueError(f"timeout must be above 0 s and finite, not {timeout}")
     name = f"watchbus-{token_hex(6)}"
     answer_timeout = min(_LONGEST_ANSWER, timeout / 3)
+    names = Names(namespace)
     bus = RedisWatchBus(
         connection_maker(url_or_client, timeout=_READ_TIMEOUT, name=name),
         connection_maker(url_or_client, timeout=answer_timeout, name=name),
-        names=Names(namespace),
-        retention=check_retention(retention),
-        max_message_size=max_message_size,
+        names=names,
+        settings=Settings(
+            names, check_retention(retention), max_message_size, change=change_retention
+        ),
+        buffers_bytes=buffers_bytes,
         timeout=timeout,
     )
     return _Opened(bus)

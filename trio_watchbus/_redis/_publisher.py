@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from .._errors import BusUnavailableError, PublishUnknownError
 from .._message import Position
-from .._retention import Retention
 from ._backend_errors import RefusedError
 from ._layout import Command, Names
 from ._pipeline import Pipeline, Waiting
@@ -60,7 +59,6 @@ class Publisher(Pipeline[Publishing, list[str]]):
         timeout: float,
         *,
         names: Names,
-        retention: Retention,
         process: str,
         vouching: Callable[[], Command],
     ) -> None:
@@ -76,16 +74,8 @@ class Publisher(Pipeline[Publishing, list[str]]):
         self._unsettled = False
         self._process = process
         self._names = names
-        kept = retention.filled()
-        self._settings = (
-            kept.per_key if kept.keys else 0,
-            kept.keys,
-            kept.messages,
-            kept.bytes,
-            int((kept.seconds or 0) * 1000),
-            # A retry must find what it retries.
-            int(max(_REMEMBERED_SECONDS, 10 * timeout) * 1000),
-        )
+        # A retry must find what it retries.
+        self._lasting = int(max(_REMEMBERED_SECONDS, 10 * timeout) * 1000)
 
     async def connect(self) -> None:
         """Connect, and vouch for the log before anything is stored on the new connection."""
@@ -108,7 +98,7 @@ class Publisher(Pipeline[Publishing, list[str]]):
                 self._call,
                 str(self.stored or ""),
                 int(self._unsettled),
-                *self._settings,
+                self._lasting,
             ]
             for messages, idempotency_key in requests:
                 arguments += (idempotency_key or "", len(messages))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,13 +14,14 @@ import trio
 from trio.lowlevel import checkpoint
 
 from .._backoff import Backoff
-from .._core._dispatcher import Dispatcher
-from .._message import Position
+from .._core._dispatcher import STEP, Dispatcher
+from .._message import Message, Position
 from .._retention import Retention
 from ._backend_errors import BackendError, BusyError, PermanentError, RefusedError
 from ._layout import Command, Facts, Names, Page, Run, read_log
 from ._paging import PageSize
 from ._pipeline import PAUSES
+from ._settings import Settings
 
 if TYPE_CHECKING:
     from ._connection import Link
@@ -82,14 +83,18 @@ class Reader(Generic[D]):
         limiter: trio.CapacityLimiter,
         *,
         names: Names,
-        retention: Retention,
+        settings: Settings,
+        adopted: Callable[[], None],
         make_dispatcher: Callable[[Position, Retention], D],
         last_stored: Callable[[], Position | None],
     ) -> None:
         self._link = link
         self._limiter = limiter
         self._names = names
-        self._retention = retention
+        self._settings = settings
+        self._adopted = adopted
+        # Whether what is stored with the log was looked at since the connection or log is new.
+        self._has_settings = False
         self._make_dispatcher = make_dispatcher
         self._last_stored = last_stored
         self.connected_since: float | None = None
@@ -121,11 +126,15 @@ class Reader(Generic[D]):
 
         Raises:
             BackendError: it failed. What Redis will always refuse is raised here already.
+            ValueError: other settings are stored with the log.
         """
         await self._call(_probe, self._link, self._names)
+        [settings] = await self._call(_ask, self._link, self._settings.opening())
+        self._settings.opened(settings)
+        self._adopted()
         facts = await self._check(connecting=True)
         start = facts.start
-        self.dispatcher = self._make_dispatcher(start, self._retention)
+        self.dispatcher = self._make_dispatcher(start, self._settings.retention)
         self._start = start
         self._cursor = b"%d-0" % start.sequence
         self._take_facts(facts)
@@ -202,8 +211,11 @@ class Reader(Generic[D]):
     async def _follow(self, backoff: Backoff) -> None:
         """Read for as long as the connection holds."""
         await self._agree(connecting=True)
+        self._has_settings = False
         self._connected()
         while True:
+            if not self._has_settings:
+                await self._adopt_settings()
             if self._rests():
                 await self._rest()
                 if self._rests():
@@ -212,6 +224,16 @@ class Reader(Generic[D]):
                 await self._read()
             # Not on connecting: what fails then is the first read, again and again.
             backoff.reset()
+
+    async def _adopt_settings(self) -> None:
+        """Take what is stored with the log; store what was given if that is lost."""
+        [settings] = await self._call(_ask, self._link, self._settings.keeping())
+        self._has_settings = True
+        changes = self._settings.adopt(settings)
+        if changes:
+            _log.warning("the log is now used with %s", ", ".join(changes))
+            self.dispatcher.set_retention(self._settings.retention)
+            self._adopted()
 
     async def _rest(self) -> None:
         """Wait until somebody needs what is in the log, but not for long."""
@@ -287,11 +309,25 @@ class Reader(Generic[D]):
         return last == run.before
 
     async def _hand_on(self, run: Run) -> None:
-        accept = self.dispatcher.accept
+        dispatcher = self.dispatcher
         for at in range(0, len(run.messages), _MESSAGES_A_TURN):
-            for message in run.messages[at : at + _MESSAGES_A_TURN]:
-                accept(message)
+            messages = run.messages[at : at + _MESSAGES_A_TURN]
+            if len(messages) * len(dispatcher.watches) <= STEP:
+                for message in messages:
+                    dispatcher.accept(message)
+            else:
+                await self._hand_on_in_steps(messages)
             await checkpoint()
+
+    async def _hand_on_in_steps(self, messages: Sequence[Message]) -> None:
+        """Hand on what may reach very many watches; what is accepted is handed on to all."""
+        self.dispatcher.accept_in_steps(messages)
+        try:
+            with trio.CancelScope(shield=True):
+                while self.dispatcher.step():
+                    await checkpoint()
+        finally:
+            self.dispatcher.finish()
 
     async def _agree(self, *, connecting: bool = False) -> None:
         """Check that the log is the one that was read so far; if not, go on in the new one."""
@@ -307,10 +343,11 @@ class Reader(Generic[D]):
     def _take_facts(self, facts: Facts) -> None:
         if facts.epoch != self.dispatcher.epoch:
             self._past_epochs.append(self.dispatcher.epoch)
+            self._has_settings = False
             self._start = facts.start
             self._lose(facts.start, None)
         # At first, and after a long rest, nothing is read that the journal would not hold.
-        tail = facts.newest.sequence - self._retention.filled().messages
+        tail = facts.newest.sequence - self._settings.retention.filled().messages
         if tail > self.dispatcher.journal.last and not self.dispatcher.watches:
             self._lose(Position(facts.epoch, tail), 0)
         self._heard_of = facts.newest

@@ -7,7 +7,7 @@ end
 
 -- The name of a tombstone: the call of this name must not be carried out.
 local function tombstone(publisher, name)
-  return PUBLISHER .. publisher .. '.' .. name
+  return 'publisher:' .. publisher .. '.' .. name
 end
 
 -- The newest call of a publisher that was carried out: number, name and answer; 0 if there is none.
@@ -20,7 +20,7 @@ end
 
 local function remember_call(request, reply)
   local record = whole(request.number) .. ' ' .. request.candidate .. ' ' .. reply
-  call('SET', PUBLISHER .. request.publisher, record, 'PX', request.remember)
+  call('SET', PUBLISHER .. request.publisher, record, 'PX', request.lasting)
   return reply
 end
 
@@ -42,10 +42,12 @@ local function is_answer(word)
 end
 
 -- Anybody may choose such a key, and other programs may have written there, so nothing fails here.
-local function published_before(idempotency_key, remember)
+local function published_before(idempotency_key, lasting)
   local got = pcall('GET', IDEMPOTENCY .. idempotency_key)
   if got then
-    return type(got) == 'string' and is_answer(got) and got or '!WRONGTYPE'
+    -- What may follow the answer is for those who know it.
+    local word = type(got) == 'string' and string.match(got, '^%S+')
+    return word and is_answer(word) and word or '!WRONGTYPE'
   end
   local publisher, name, place =
     string.match(idempotency_key, '^unanswered%.(%w+)%.(%w+)%.(%d+)$')
@@ -57,7 +59,7 @@ local function published_before(idempotency_key, remember)
     return words(reply)[tonumber(place)]
   end
   -- It was not carried out, and now never will be.
-  call('SET', tombstone(publisher, name), '', 'PX', remember)
+  remember(tombstone(publisher, name), '', lasting, milliseconds())
   return nil
 end
 
@@ -73,10 +75,10 @@ local function answered_before(request)
   if request.unsettled then
     for place, word in ipairs(words(reply)) do
       local key = unanswered_key(request.publisher, name, place)
-      call('SET', IDEMPOTENCY .. key, word, 'PX', request.remember)
+      remember('idem:' .. key, word, request.lasting, milliseconds())
     end
   end
-  if call('EXISTS', tombstone(request.publisher, request.candidate)) == 1 then
+  if call('EXISTS', NAMESPACE .. tombstone(request.publisher, request.candidate)) == 1 then
     return remember_call(request, '')
   end
 end

@@ -86,7 +86,8 @@ end
 -- changes nothing. GENERATION is empty with the first call under this name; ABANDONED is the
 -- process's name and generation before that, or empty.
 --
--- Answers with the facts, the generation, and `done`; `more` where there is more to sweep, too; or
+-- Answers with the facts, the generation, and `done`; `more` where there is more to sweep, or beyond
+-- the bounds, too; or
 -- `unknown` where the process has to send everything again, under another name; or the error with
 -- which Redis refused to note it.
 --
@@ -172,7 +173,8 @@ function operations.index()
     return answer(held, generation, 'unknown')
   end
   renew(request, member, own, now)
-  return answer(held, generation, sweep(now) and 'more' or 'done')
+  local more = drop_some(held, stored_bounds(), now, DROPPED)
+  return answer(held, generation, (sweep(now) or more) and 'more' or 'done')
 end
 
 -- sweep: answers with 1 where there is more to sweep before the index is exact, else 0.

@@ -15,7 +15,9 @@ local MARKS = NAMESPACE .. 'marks'
 local KEY = NAMESPACE .. 'key:'
 local RECENT = NAMESPACE .. 'recent'
 local NAMES = NAMESPACE .. 'keys'
+local SIZES = NAMESPACE .. 'sizes'
 local IDEMPOTENCY = NAMESPACE .. 'idem:'
+local REMEMBERED = NAMESPACE .. 'idempotency'
 local PUBLISHER = NAMESPACE .. 'publisher:'
 local INDEX = NAMESPACE .. 'index'
 local COUNTS = NAMESPACE .. 'counts'
@@ -75,7 +77,7 @@ end
 
 -- The facts in `N:facts`, or nil where no epoch was begun.
 local function facts()
-  local held = call('HMGET', FACTS, 'epoch', 'start', 'seq', 'tail', 'bytes', 'time')
+  local held = call('HMGET', FACTS, 'epoch', 'start', 'seq', 'tail', 'bytes', 'time', 'first')
   if not held[1] then
     return nil
   end
@@ -86,6 +88,7 @@ local function facts()
     tail = held[4] or '',
     bytes = tonumber(held[5]) or 0,
     time = tonumber(held[6]) or 0,
+    first = tonumber(held[7]) or 0,
   }
 end
 
@@ -110,20 +113,26 @@ local function last_number()
   return math.max(last, tonumber(newest[2] or 0))
 end
 
+-- The number of the oldest entry that is left in the log.
+local function first_number(last)
+  local entry = call('XRANGE', LOG, '-', '+', 'COUNT', 1)[1]
+  return entry and tonumber(string.match(entry[1], '^%d+')) or last + 1
+end
+
 -- Begins an epoch, numbered on from everything that is left of earlier ones.
 local function begin(epoch)
   local last = last_number()
   if last >= 2 ^ 53 - 1 then
     error(LOG .. ' has a number that is too large to count on from; delete what has it')
   end
-  local now = milliseconds()
+  local now, first = milliseconds(), first_number(last)
   call(
     'HSET', FACTS, 'epoch', epoch, 'start', whole(last), 'seq', whole(last), 'tail', '',
-    'bytes', '0', 'time', whole(now), 'run', current_run()
+    'bytes', '0', 'time', whole(now), 'first', whole(first), 'run', current_run()
   )
   call('DEL', MARKS)
   call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(now))
-  return { epoch = epoch, start = last, seq = last, tail = '', bytes = 0, time = now }
+  return { epoch = epoch, start = last, seq = last, tail = '', bytes = 0, time = now, first = first }
 end
 
 local function answer(held, ...)

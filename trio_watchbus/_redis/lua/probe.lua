@@ -5,7 +5,8 @@
 local function wanted_types()
   return {
     [META] = 'string', [FACTS] = 'hash', [LOG] = 'stream', [MARKS] = 'list', [RECENT] = 'zset', [NAMES] = 'zset',
-    [INDEX] = 'set', [COUNTS] = 'hash', [PROCESSES] = 'zset',
+    [INDEX] = 'set', [COUNTS] = 'hash', [PROCESSES] = 'zset', [SIZES] = 'hash',
+    [REMEMBERED] = 'zset',
   }
 end
 
@@ -25,7 +26,7 @@ local function commands()
     { 'ZADD', PROBE, '0', 'a' }, { 'ZCARD', PROBE }, { 'ZSCORE', PROBE, 'a' },
     { 'ZRANGE', PROBE, '0', '-1' }, { 'ZREVRANGE', PROBE, '0', '0' },
     { 'ZRANGEBYSCORE', PROBE, '-inf', '0' }, { 'ZRANGEBYLEX', PROBE, '-', '+' },
-    { 'ZUNIONSTORE', PROBE, '1', PROBE }, { 'ZREM', PROBE, 'b' }, { 'ZPOPMIN', PROBE },
+    { 'ZSCAN', PROBE, '0' }, { 'ZREM', PROBE, 'b' }, { 'ZPOPMIN', PROBE },
     { 'DEL', PROBE },
     { 'XADD', PROBE, '1-0', 'a', 'b' }, { 'XRANGE', PROBE, '-', '+' },
     { 'XREVRANGE', PROBE, '+', '-' }, { 'XLEN', PROBE }, { 'XINFO', 'STREAM', PROBE },

@@ -1,4 +1,4 @@
--- publish NONCE EPOCH PUBLISHER CALL POSITION UNSETTLED PER_KEY KEYS MESSAGES BYTES AGE REMEMBER,
+-- publish NONCE EPOCH PUBLISHER CALL POSITION UNSETTLED LASTING,
 -- then for each publish IDEMPOTENCY_KEY COUNT and COUNT times KIND KEY DATA.
 --
 -- Answers with one word for each publish: what it got, or what an earlier one under the same
@@ -11,6 +11,8 @@
 -- callers of an earlier call were told that its outcome is unknown: if it was carried out after
 -- all, its results are filed under the idempotency keys that they were told. Those keys contain
 -- the call's EPOCH, which nobody can guess, so nobody else can cancel the call.
+--
+-- LASTING is for how many milliseconds this call and idempotency keys are remembered.
 --
 -- POSITION is that of the newest message of this publisher that was stored. No reader may have come
 -- far enough to see that it was undone.
@@ -26,25 +28,32 @@ local function take_publish_request()
   request.number = tonumber(take())
   request.position = take()
   request.unsettled = take() == '1'
-  request.per_key = take()
-  request.keys = tonumber(take())
-  request.messages = tonumber(take())
-  request.bytes = tonumber(take())
-  request.age = tonumber(take())
-  request.remember = take()
+  request.lasting = tonumber(take())
   return request
 end
 
--- Adds a message to its key's stream, where more than one is kept.
-local function append_to_stream(batch, id, key, data)
+-- Adds a message to its key's stream, where more than one is kept, and drops two at most.
+local function append_to_stream(batch, message, key)
   local stream, prefix = KEY .. key, batch.held.epoch .. '_' .. batch.nonce
-  local added = pcall(
-    'XADD', stream, 'MAXLEN', batch.per_key, id, 'data', data, 't', batch.now, 'e', prefix
-  )
+  local id, data, length, freed = message.number .. '-0', message.data, call('XLEN', stream), 0
+  local dropped = math.min(2, length + 1 - batch.bounds.per_key)
+  if dropped > 0 then
+    for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', dropped)) do
+      freed = freed + #(field(entry, 'data') or '')
+    end
+  end
+  local most = length + 1 - math.max(0, dropped)
+  local added =
+    pcall('XADD', stream, 'MAXLEN', most, id, 'data', data, 't', batch.now, 'e', prefix)
   if added.err then
     -- It is left of a numbering of which nothing else is left.
-    call('DEL', stream)
+    call('UNLINK', stream)
     call('XADD', stream, id, 'data', data, 't', batch.now, 'e', prefix)
+    message.only, message.size = true, #data
+  elseif message.only then
+    message.size = message.size + #data - freed
+  else
+    message.grown = message.grown + #data - freed
   end
 end
 
@@ -56,6 +65,21 @@ local function append_to_log(batch, kind, key, data)
     'a', batch.held.tail
   )
   return type(added) == 'table' and added or number
+end
+
+local function note_newest(batch, number, key, data)
+  local message = batch.newest[key]
+  if not message then
+    batch.keys[#batch.keys + 1] = key
+    message = { grown = 0 }
+    batch.newest[key] = message
+  end
+  message.number, message.data = number, data
+  if batch.bounds.per_key > 1 then
+    append_to_stream(batch, message, key)
+  else
+    message.only, message.size = true, #data
+  end
 end
 
 -- Stores a message. Returns its number as a string, or the error with which Redis refused.
@@ -73,21 +97,15 @@ local function append(batch, kind, key, data)
   batch.held.seq = batch.held.seq + 1
   batch.held.tail = batch.nonce
   batch.held.bytes = batch.held.bytes + #key + #data
-  if kind == 'k' and batch.per_key ~= '0' then
-    if not batch.newest[key] then
-      batch.keys[#batch.keys + 1] = key
-    end
-    batch.newest[key] = { number = number, data = data }
-    if batch.per_key ~= '1' then
-      append_to_stream(batch, number .. '-0', key, data)
-    end
+  if kind == 'k' and batch.bounds.per_key > 0 then
+    note_newest(batch, number, key, data)
   end
   return number
 end
 
 -- Whether the stream of a key to which one of these messages goes is of another type.
 local function has_wrong_type(batch, items)
-  for i = 1, batch.per_key ~= '0' and #items or 0, 3 do
+  for i = 1, batch.bounds.per_key > 0 and #items or 0, 3 do
     if items[i] == 'k' then
       local kind = call('TYPE', KEY .. items[i + 1]).ok
       if kind ~= 'none' and kind ~= 'stream' then
@@ -107,8 +125,8 @@ local function take_items()
 end
 
 -- Carries out one publish. Returns its word, or nil and the error with which Redis refused.
-local function publish_one(batch, idempotency_key, items, remember)
-  local result = idempotency_key ~= '' and published_before(idempotency_key, remember)
+local function publish_one(batch, idempotency_key, items, lasting)
+  local result = idempotency_key ~= '' and published_before(idempotency_key, lasting)
   if result then
     return result
   end
@@ -128,30 +146,31 @@ local function publish_one(batch, idempotency_key, items, remember)
     result = result .. '*' .. whole(#items / 3)
   end
   if idempotency_key ~= '' then
-    call('SET', IDEMPOTENCY .. idempotency_key, result, 'PX', remember)
+    remember('idem:' .. idempotency_key, result, lasting, tonumber(batch.now))
   end
   return result
 end
 
--- Updates everything beside the log after messages were stored.
-local function settle(batch, request, kept)
-  local held, keys, newest = batch.held, batch.keys, batch.newest
+-- Updates everything beside the log after messages were stored, and drops what is beyond the bounds.
+local function settle(batch)
+  local held, keys, bounds = batch.held, batch.keys, batch.bounds
   call(
     'HSET', FACTS, 'seq', whole(held.seq), 'tail', held.tail, 'bytes', whole(held.bytes),
     'time', batch.now
   )
-  -- Some hundreds in one command, as a command costs more than what it does here.
-  for first = 1, #keys, 500 do
-    local last = math.min(first + 499, #keys)
-    if batch.per_key == '1' then
+  local grown = 0
+  for first = 1, #keys, CHUNK do
+    local last = math.min(first + CHUNK - 1, #keys)
+    if bounds.per_key == 1 then
       replace_streams(batch, first, last)
     end
-    kept = kept + note_keys(keys, first, last, newest)
+    note_keys(keys, first, last, batch.newest)
+    grown = grown + note_sizes(batch, first, last)
   end
-  trim(held, request, batch.now)
-  if kept > request.keys then
-    evict_keys(kept - request.keys)
+  if grown ~= 0 then
+    call('HINCRBY', SIZES, '', whole(grown))
   end
+  drop_some(held, bounds, batch.now, math.max(DROPPED, 2 * batch.count))
 end
 
 function operations.publish()
@@ -162,23 +181,27 @@ function operations.publish()
   end
   -- These fail where one of them is of another type, before anything is written.
   local mark = call('LINDEX', MARKS, -1)
-  local kept, named = call('ZCARD', RECENT), call('ZCARD', NAMES)
+  for _, name in ipairs({ RECENT, NAMES, REMEMBERED }) do
+    call('ZCARD', name)
+  end
+  call('HGET', SIZES, '')
 
   local held = facts() or begin(request.candidate)
   held = check_position(held, request.position, request.candidate)
-  kept = count_keys(kept, named)
+  local bounds = stored_bounds()
   local now = whole(milliseconds())
-  set_mark(held, mark, request, now)
+  set_mark(held, mark, bounds, now)
   local batch = {
-    held = held, now = now, candidate = request.candidate, nonce = request.nonce,
-    per_key = request.per_key,
+    held = held, now = now, candidate = request.candidate, nonce = request.nonce, bounds = bounds,
     -- The keys that were published to, and each one's newest message.
-    keys = {}, newest = {},
+    keys = {}, newest = {}, count = 0,
   }
   local results = {}
   while has_more() do
     local idempotency_key = take()
-    local result, refusal = publish_one(batch, idempotency_key, take_items(), request.remember)
+    local items = take_items()
+    batch.count = batch.count + #items / 3
+    local result, refusal = publish_one(batch, idempotency_key, items, request.lasting)
     if refusal then
       return refusal
     end
@@ -190,7 +213,7 @@ function operations.publish()
   end
   remember_call(request, reply)
   if batch.stored then
-    settle(batch, request, kept)
+    settle(batch)
   end
   return reply
 end

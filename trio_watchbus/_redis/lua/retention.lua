@@ -1,9 +1,47 @@
--- What is kept: the log up to its bounds, and the newest messages of the newest keys.
+-- What is kept: the log, the newest messages of the newest keys, and what idempotency keys got, each
+-- up to its bounds.
+--
+-- What is beyond a bound is dropped a part at a time: each run drops a bounded number of things, and
+-- twice as many as it stored. The rest is left for the next runs, and for those of `index`.
+
+-- Things of each kind that one run drops, unless it stored more: half a millisecond or so.
+local DROPPED = 500
+
+-- Keys and values in one command: more is no faster.
+local CHUNK = 500
 
 -- For so many milliseconds the log may hold so many times as many messages, within its bytes, for
 -- readers that stalled during a burst.
 local GRACE = 10000
 local BURST = 16
+
+-- Idempotency keys that are remembered, and tombstones.
+local MOST_REMEMBERED = 100000
+
+-- What is kept where the log has nothing else stored.
+local DEFAULTS = {
+  messages = 10000, bytes = 67108864, seconds = 0, per_key = 1, keys = 100000, kept_bytes = 67108864,
+}
+
+-- The bounds that are stored with the log; the age is in milliseconds, 0 for none.
+local function stored_bounds()
+  local stored = call(
+    'HMGET', FACTS, 'retain_messages', 'retain_bytes', 'retain_milliseconds', 'retain_per_key',
+    'retain_keys', 'retain_kept_bytes'
+  )
+  local bounds = {
+    messages = tonumber(stored[1]) or DEFAULTS.messages,
+    bytes = tonumber(stored[2]) or DEFAULTS.bytes,
+    age = tonumber(stored[3]) or DEFAULTS.seconds,
+    per_key = tonumber(stored[4]) or DEFAULTS.per_key,
+    keys = tonumber(stored[5]) or DEFAULTS.keys,
+    kept_bytes = tonumber(stored[6]) or DEFAULTS.kept_bytes,
+  }
+  if bounds.keys == 0 or bounds.per_key == 0 then
+    bounds.keys, bounds.per_key = 0, 0
+  end
+  return bounds
+end
 
 -- Milliseconds since TIME. A time from the future was written before the clock was set back, nobody
 -- knows when: it counts as old, as otherwise what it marks would be kept until the clock is there.
@@ -25,10 +63,19 @@ local function set_mark(held, last, bounds, now)
   end
 end
 
--- Trims the log to the newest mark below which nothing has to be kept, so never by too much.
-local function trim(held, bounds, now)
-  local trimmed
-  while true do
+-- Whether a mark is so new that what comes after it has to be kept, and what it marks, too.
+local function is_needed(held, bounds, now, seq, bytes, time)
+  local newer, old = held.seq - seq, age(time, now)
+  return (newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))
+    and held.bytes - bytes < bounds.bytes
+    and (bounds.age == 0 or old < bounds.age)
+end
+
+-- Trims the log towards the newest mark below which nothing has to be kept, so never by too much, and
+-- by at most LIMIT entries. Returns whether there is more to trim.
+local function trim(held, bounds, now, limit)
+  local target, more
+  while not more do
     local oldest = call('LINDEX', MARKS, 0)
     if not oldest then
       break
@@ -36,40 +83,97 @@ local function trim(held, bounds, now)
     local seq, bytes, time = string.match(oldest, '^(%d+) (%d+) (%d+)$')
     -- Otherwise somebody else wrote it.
     if seq then
-      local newer, old = held.seq - seq, age(time, now)
-      if
-        (newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))
-        and held.bytes - bytes < bounds.bytes
-        and (bounds.age == 0 or old < bounds.age)
-      then
+      if is_needed(held, bounds, now, seq, bytes, time) then
         break
       end
-      trimmed = seq
+      target = tonumber(seq)
+      more = target - held.first >= limit
     end
-    call('LPOP', MARKS)
+    if not more then
+      call('LPOP', MARKS)
+    end
   end
-  if trimmed then
-    call('XTRIM', LOG, 'MINID', whole(trimmed + 1) .. '-0')
+  if target and target >= held.first then
+    held.first = more and held.first + limit or target + 1
+    call('XTRIM', LOG, 'MINID', whole(held.first) .. '-0')
+    call('HSET', FACTS, 'first', whole(held.first))
   end
+  return more
 end
 
--- Returns the number of keys of which messages are kept.
-local function count_keys(kept, named)
-  if kept ~= named then
-    -- One of the two was evicted, or somebody deleted it: the other has the names.
-    kept = call('ZUNIONSTORE', RECENT, 2, RECENT, NAMES, 'AGGREGATE', 'MAX')
-    call('ZUNIONSTORE', NAMES, 1, RECENT, 'WEIGHTS', 0)
+-- Makes the two sets of keys alike a part at a time, if one of them was evicted or somebody deleted
+-- it. Returns whether they differ still.
+local function repair_keys()
+  if call('ZCARD', RECENT) == call('ZCARD', NAMES) then
+    return false
   end
+  local phase, at = string.match(call('HGET', FACTS, 'repair') or 'recent 0', '^(%l+) (.*)$')
+  local source, names, done
+  if phase == 'recent' then
+    local page = call('ZSCAN', RECENT, at, 'COUNT', CHUNK)
+    source, names, done = NAMES, {}, page[1] == '0'
+    for i = 1, #page[2], 2 do
+      names[#names + 1] = page[2][i]
+    end
+    phase, at = done and 'keys' or phase, done and '-' or page[1]
+  else
+    names = call('ZRANGEBYLEX', NAMES, at, '+', 'LIMIT', 0, CHUNK)
+    source, done = RECENT, #names < CHUNK
+    phase, at = done and 'recent' or phase, done and '0' or '(' .. names[#names]
+  end
+  local added = {}
+  for i, name in ipairs(names) do
+    added[2 * i - 1], added[2 * i] = '0', name
+  end
+  if #added > 0 then
+    call('ZADD', source, 'NX', unpack(added))
+  end
+  call('HSET', FACTS, 'repair', phase .. ' ' .. at)
+  return true
+end
+
+-- Drops what is kept of the first COUNT keys, whose sizes are SIZES.
+local function drop_keys(keys, sizes, count, kept)
+  local streams, dropped = {}, {}
+  for i = 1, count do
+    streams[i], dropped[i] = KEY .. keys[i], keys[i]
+    kept = kept - (tonumber(sizes[i]) or 0)
+  end
+  call('UNLINK', unpack(streams))
+  call('ZREM', RECENT, unpack(dropped))
+  call('ZREM', NAMES, unpack(dropped))
+  call('HDEL', SIZES, unpack(dropped))
+  call('HSET', SIZES, '', whole(math.max(0, kept)))
   return kept
 end
 
--- Drops what is kept of so many keys, the least recently published ones.
-local function evict_keys(count)
-  local evicted = call('ZPOPMIN', RECENT, count)
-  for i = 1, #evicted, 2 do
-    call('DEL', KEY .. evicted[i])
-    call('ZREM', NAMES, evicted[i])
+-- Drops what is kept of keys beyond the bounds, the least recently published ones, at most LIMIT.
+-- Returns whether there are more.
+local function evict_keys(bounds, limit)
+  local kept = tonumber(call('HGET', SIZES, '') or 0)
+  local over = call('ZCARD', RECENT) - bounds.keys
+  local chunk = 16
+  while over > 0 or kept > bounds.kept_bytes do
+    if limit <= 0 then
+      return true
+    end
+    chunk = math.min(math.max(2 * chunk, over), limit, CHUNK)
+    local keys = call('ZRANGE', RECENT, 0, chunk - 1)
+    if #keys == 0 then
+      -- It counts what is gone.
+      call('HDEL', SIZES, '')
+      return false
+    end
+    local sizes = call('HMGET', SIZES, unpack(keys))
+    local count, left = 0, kept
+    while count < #keys and (count < over or left > bounds.kept_bytes) do
+      count = count + 1
+      left = left - (tonumber(sizes[count]) or 0)
+    end
+    kept = drop_keys(keys, sizes, count, kept)
+    over, limit = over - count, limit - count
   end
+  return false
 end
 
 -- Replaces what is kept of some of a batch's keys by their newest messages.
@@ -79,7 +183,7 @@ local function replace_streams(batch, first, last)
     streams[#streams + 1] = KEY .. batch.keys[i]
   end
   -- Beginning a stream anew takes half as long as trimming it to one message.
-  call('DEL', unpack(streams))
+  call('UNLINK', unpack(streams))
   for i = first, last do
     local message = batch.newest[batch.keys[i]]
     call(
@@ -89,19 +193,68 @@ local function replace_streams(batch, first, last)
   end
 end
 
--- Notes these keys as the most recently published ones. Returns how many of them are new.
+-- Notes these keys as the most recently published ones.
 local function note_keys(keys, first, last, newest)
   local recent = {}
   for i = first, last do
     recent[#recent + 1] = newest[keys[i]].number
     recent[#recent + 1] = keys[i]
   end
-  local added = call('ZADD', RECENT, unpack(recent))
-  if added > 0 then
+  if call('ZADD', RECENT, unpack(recent)) > 0 then
     for i = 1, #recent, 2 do
       recent[i] = '0'
     end
     call('ZADD', NAMES, unpack(recent))
   end
-  return added
+end
+
+-- Notes how many bytes are kept of these keys now. Returns how many more that is in all.
+local function note_sizes(batch, first, last)
+  local sizes = call('HMGET', SIZES, unpack(batch.keys, first, last))
+  local noted, grown = {}, 0
+  for i = first, last do
+    local key, before = batch.keys[i], tonumber(sizes[i - first + 1])
+    local message = batch.newest[key]
+    local size = message.only and #key + message.size or (before or #key) + message.grown
+    grown = grown + size - (before or 0)
+    noted[#noted + 1] = key
+    noted[#noted + 1] = whole(size)
+  end
+  call('HSET', SIZES, unpack(noted))
+  return grown
+end
+
+-- Remembers something under a name for so many milliseconds, among as many others as there may be.
+local function remember(name, value, milliseconds_kept, now)
+  call('SET', NAMESPACE .. name, value, 'PX', milliseconds_kept)
+  call('ZADD', REMEMBERED, whole(now + milliseconds_kept), name)
+end
+
+-- Forgets what has expired, and what is beyond the bound, those first that expire first; at most LIMIT.
+-- Returns whether there is more to forget.
+local function forget(now, limit)
+  local over = call('ZCARD', REMEMBERED) - MOST_REMEMBERED
+  local expired = call('ZRANGEBYSCORE', REMEMBERED, '-inf', whole(now), 'LIMIT', 0, limit)
+  local count = math.min(limit, math.max(over, #expired))
+  while count > 0 do
+    local names = call('ZPOPMIN', REMEMBERED, math.min(count, CHUNK))
+    local forgotten = {}
+    for i = 1, #names, 2 do
+      forgotten[#forgotten + 1] = NAMESPACE .. names[i]
+    end
+    if #forgotten == 0 then
+      break
+    end
+    call('UNLINK', unpack(forgotten))
+    count = count - #forgotten
+  end
+  return math.max(over, #expired) >= limit
+end
+
+-- Drops some of what is beyond the bounds. Returns whether there is more.
+local function drop_some(held, bounds, now, limit)
+  local more = trim(held, bounds, now, limit)
+  more = repair_keys() or more
+  more = evict_keys(bounds, limit) or more
+  return forget(now, limit) or more
 end

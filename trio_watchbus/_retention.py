@@ -68,6 +68,10 @@ class Retention:
         return FilledRetention(**{k: value for k, value in values.items() if value is not None})
 
 
+class DifferentSettingsError(ValueError):
+    """A log is used with other settings than those given; nothing was changed."""
+
+
 def check_retention(retention: Retention | None) -> Retention:
     """Return `retention`, or the default where it is None.
 

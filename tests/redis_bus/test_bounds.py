@@ -1,4 +1,4 @@
-"""What a log keeps is bounded, in bytes too, and each call drops a bounded part of what is beyond."""
+"""What a log keeps is bounded, in bytes too, and each call drops a part of what is beyond."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from ._errors import blaming, source_of
 from ._failures import failure_of
 from ._logging import log_to_stderr
 from ._opening import opened
+from ._settings import BusSettings, settings_options
 from ._stop import StopRequests
 
 DEFAULT_BUS = "http://127.0.0.1:8000"
@@ -32,7 +33,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def bus_options(function: Function) -> Function:
-    """Add the options that name a bus."""
+    """Add the options that name a bus, and those that say what it keeps."""
+    function = settings_options(function)
     for option in (
         click.option(
             "--token",
@@ -54,8 +56,8 @@ def bus_options(function: Function) -> Function:
     return function
 
 
-def open_bus(bus_url: str, token: str | None) -> Opening:
-    """Return what opens the bus of this URL.
+def open_bus(bus_url: str, token: str | None, settings: BusSettings) -> Opening:
+    """Return what opens the bus of this URL with these settings.
 
     Raises:
         MissingExtraError: what it needs is not installed.
@@ -68,11 +70,11 @@ def open_bus(bus_url: str, token: str | None) -> Opening:
             f" and use its URL, {DEFAULT_BUS} by default"
         )
     with blaming("bus_url"):
-        opening = open_watchbus(bus_url)
+        opening = open_watchbus(bus_url, **settings)
     if token is not None:
         try:
             with blaming("token"):
-                opening = open_watchbus(bus_url, token=token)
+                opening = open_watchbus(bus_url, token=token, **settings)
         except TypeError:
             source = source_of(click.get_current_context(), "token")
             raise click.UsageError(

@@ -8,7 +8,9 @@ import os
 import click
 
 from .._errors import BusUnavailableError, HistoryLostError, PublishUnknownError
+from .._retention import DifferentSettingsError
 from ._errors import CommandError, leaves, one_line, source_of
+from ._settings import named_by_options
 
 
 def failure_of(error: BaseException) -> CommandError:
@@ -25,6 +27,8 @@ def failure_of(error: BaseException) -> CommandError:
         hint = f"start it, or name another with {bus}" if refused else f"check {bus}"
         # What a backend says may be a sentence of its own.
         text = f"{text.rstrip('.')}; {hint}"
+    elif isinstance(first, DifferentSettingsError):
+        text = named_by_options(text)
     elif isinstance(first, HistoryLostError):
         text = f"{text}; leave out --after, or give --after {first.position}"
     return CommandError(text)

@@ -19,6 +19,7 @@ from ..abc import WatchBus
 from ._client import Opening, bus_options, open_bus, run
 from ._errors import CommandError, one_line
 from ._opening import telling_late
+from ._settings import BusSettings
 from ._stop import StopRequests
 from ._streams import STDIN
 
@@ -45,6 +46,7 @@ def publish(
     prefix: str | None,
     bus_url: str,
     token: str | None,
+    settings: BusSettings,
 ) -> int:
     """Publish DATA to KEY, and print the message's id.
 
@@ -54,7 +56,7 @@ def publish(
     """
     name, data = _address(arguments, prefix)
     is_prefix = prefix is not None
-    opening = open_bus(bus_url, token)
+    opening = open_bus(bus_url, token, settings)
     if data is None or data == "-":
         return run(partial(_publish_lines, opening, name, is_prefix), stop)
     return run(partial(_publish_one, opening, bus_url, name, is_prefix, data.encode()), stop)

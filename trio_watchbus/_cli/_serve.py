@@ -18,6 +18,7 @@ from ..web._hypercorn import make_config
 from ..web._listen import Bind, open_socket, url_of
 from ..web._options import ServerOptions
 from ._errors import CommandError, blaming, one_line, say, shown_url, source_of
+from ._settings import BusSettings, settings_options
 from ._stop import StopRequests
 from ._worker import log_server, report_stop, run_worker
 from ._workers import run_workers
@@ -81,30 +82,40 @@ def _setting(name: str, **how: Any) -> Callable[[Callable[..., int]], Callable[.
 @_setting("max_batch_messages", type=int, help="Messages of a batch.")
 @_setting("max_in_flight_size", type=int, help="Bytes in flight, of each worker.")
 @_setting("access_log", is_flag=True, help="Log each request.")
+@settings_options
 @click.pass_obj
-def serve(stop: StopRequests, /, bind: str, bus_url: str, workers: int, **settings: Any) -> int:
+def serve(
+    stop: StopRequests,
+    /,
+    bind: str,
+    bus_url: str,
+    workers: int,
+    settings: BusSettings,
+    **server: Any,
+) -> int:
     """Serve a bus over HTTP: Server-Sent Events, WebSocket, and publishing with POST.
 
     SIGTERM or Ctrl-C stops it: streams are told, and pending requests are answered, within the
     grace period. A second signal stops it at once.
     """
     try:
-        options = ServerOptions(**settings)
+        options = ServerOptions(**server)
     except ValueError as error:
         raise click.UsageError(_by_source(error)) from None
     with blaming("bind"):
         place = Bind.parse(bind)
-    check_bus_url(bus_url, workers)
+    check_bus_url(bus_url, workers, settings)
     check_tls(options)
     log_server(options)
     options = replace(options, allowed_hosts=(*options.allowed_hosts, place.host))
     with listen(place, options) as listening:
         announce = partial(_announce, bus_url, url_of(listening, tls=options.certfile is not None))
         if workers > 1:
-            return run_workers(workers, listening, bus_url, options, stop, announce)
+            return run_workers(workers, listening, bus_url, settings, options, stop, announce)
         return run_worker(
             listening,
             bus_url,
+            settings,
             options,
             stop,
             announce=announce,
@@ -112,10 +123,10 @@ def serve(stop: StopRequests, /, bind: str, bus_url: str, workers: int, **settin
         )
 
 
-def check_bus_url(bus_url: str, workers: int) -> None:
+def check_bus_url(bus_url: str, workers: int, settings: BusSettings) -> None:
     """Return if that many workers can serve the bus of this URL."""
     with blaming("bus_url"):
-        open_watchbus(bus_url)
+        open_watchbus(bus_url, **settings)
     if workers > 1 and bus_url.lower().startswith("memory:"):
         raise click.UsageError(
             f"each of {workers} workers would have a memory:// bus of its own: give a --bus that"

@@ -21,6 +21,7 @@ from ._client import Opening, bus_options, open_bus, run
 from ._errors import say, source_of
 from ._opening import telling_late
 from ._printable import printable_data, printable_json
+from ._settings import BusSettings
 from ._stop import StopRequests
 from ._streams import STDOUT, write_out
 
@@ -50,6 +51,7 @@ def watch(
     prefixes: tuple[str, ...],
     bus_url: str,
     token: str | None,
+    settings: BusSettings,
     after: str | None,
     history: int,
     as_json: bool,
@@ -69,7 +71,8 @@ def watch(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     line = _line_format(as_json=as_json, on_terminal=os.isatty(STDOUT))
-    status = run(partial(_watch, open_bus(bus_url, token), bus_url, request, line), stop)
+    opening = open_bus(bus_url, token, settings)
+    status = run(partial(_watch, opening, bus_url, request, line), stop)
     # Nothing was left undone.
     return 0 if status == 128 + signal.SIGTERM else status
 

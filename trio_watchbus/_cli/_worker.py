@@ -14,12 +14,14 @@ import trio
 
 from .._errors import WatchBusError
 from .._open import open_watchbus
+from .._retention import DifferentSettingsError
 from ..web._options import ServerOptions
 from ..web._server import serve_socket
 from ._errors import say
 from ._failures import failure_of
 from ._logging import log_to_stderr
 from ._opening import opened
+from ._settings import BusSettings
 from ._stop import StopRequests
 
 LATE_SECONDS = 5.0
@@ -31,13 +33,14 @@ _SPARE_FILES = 100
 _YOUNG_OBJECTS = 10_000
 """Objects allocated between runs of the youngest collection: 700 by default, or 2,000."""
 
-_EXPECTED = (WatchBusError, OSError, trio.BrokenResourceError)
+_EXPECTED = (WatchBusError, DifferentSettingsError, OSError, trio.BrokenResourceError)
 """What can go wrong outside of this program."""
 
 
 def run_worker(
     listening: socket.socket,
     bus_url: str,
+    settings: BusSettings,
     options: ServerOptions,
     stop: StopRequests,
     *,
@@ -49,6 +52,7 @@ def run_worker(
     Args:
         listening: the socket that listens.
         bus_url: what to serve.
+        settings: what that bus keeps and takes.
         options: what the server allows.
         stop: hears the requests to stop.
         announce: called once it serves.
@@ -60,7 +64,7 @@ def run_worker(
     _allow_files(options.max_connections + _SPARE_FILES)
     collect_less_often()
     try:
-        trio.run(_serve, listening, bus_url, options, stop, announce, report_stop)
+        trio.run(_serve, listening, bus_url, settings, options, stop, announce, report_stop)
     except Exception as error:
         if not _is_expected(error):
             raise
@@ -99,6 +103,7 @@ def log_server(options: ServerOptions) -> None:
 async def _serve(
     listening: socket.socket,
     bus_url: str,
+    settings: BusSettings,
     options: ServerOptions,
     stop: StopRequests,
     announce: Callable[[], None],
@@ -119,7 +124,7 @@ async def _serve(
         await stopping.wait()
 
     async with trio.open_nursery() as nursery:
-        async with opened(open_watchbus(bus_url), bus_url, nursery) as bus:
+        async with opened(open_watchbus(bus_url, **settings), bus_url, nursery) as bus:
             await serve_socket(bus, listening, options, wait_for_stop)
         nursery.cancel_scope.cancel()
 

@@ -18,6 +18,7 @@ import trio
 
 from ..web._options import ServerOptions
 from ._errors import CommandError, say
+from ._settings import BusSettings
 from ._stop import StopRequests, block_signals, next_from_parent, request_to
 from ._streams import install_streams
 from ._worker import LATE_SECONDS, log_server, report_stop, run_worker
@@ -30,6 +31,7 @@ def run_workers(
     count: int,
     listening: socket.socket,
     bus_url: str,
+    settings: BusSettings,
     options: ServerOptions,
     stop: StopRequests,
     announce: Callable[[], None],
@@ -43,6 +45,7 @@ def run_workers(
         count: how many.
         listening: the socket that listens; closed here.
         bus_url: what to serve.
+        settings: what that bus keeps and takes.
         options: what the server allows.
         stop: hears the requests to stop.
         announce: called once all of them serve.
@@ -55,7 +58,9 @@ def run_workers(
     block_signals()
     context = multiprocessing.get_context("spawn")
     told, telling = context.Pipe(duplex=False)
-    workers = [_Worker(context, listening, bus_url, options, telling) for _ in range(count)]
+    workers = [
+        _Worker(context, listening, bus_url, settings, options, telling) for _ in range(count)
+    ]
     telling.close()
     # Only the workers' from now on, so that nothing is accepted once they have stopped.
     listening.close()
@@ -73,12 +78,15 @@ class _Worker:
         context: SpawnContext,
         listening: socket.socket,
         bus_url: str,
+        settings: BusSettings,
         options: ServerOptions,
         telling: Connection,
     ) -> None:
         requests, self._requesting = context.Pipe(duplex=False)
         self.process: SpawnProcess = context.Process(
-            target=_run_child, args=(listening, bus_url, options, telling, requests), daemon=True
+            target=_run_child,
+            args=(listening, bus_url, settings, options, telling, requests),
+            daemon=True,
         )
         self.process.start()
         requests.close()
@@ -91,6 +99,7 @@ class _Worker:
 def _run_child(
     listening: socket.socket,
     bus_url: str,
+    settings: BusSettings,
     options: ServerOptions,
     telling: Connection,
     requests: Connection,
@@ -100,7 +109,12 @@ def _run_child(
     log_server(options)
     try:
         status = run_worker(
-            listening, bus_url, options, stop, announce=partial(telling.send_bytes, b"serving")
+            listening,
+            bus_url,
+            settings,
+            options,
+            stop,
+            announce=partial(telling.send_bytes, b"serving"),
         )
     except CommandError as error:
         say(error.message)

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from .._message import MAX_MESSAGE_SIZE
-from .._retention import Retention
+from .._retention import DifferentSettingsError, Retention
 from ._layout import Command, Names
 
 _FIELDS = ("messages", "bytes", "milliseconds", "per_key", "keys", "kept_bytes")
@@ -50,7 +50,7 @@ class Settings:
         """Take what Redis answered to `opening`.
 
         Raises:
-            ValueError: other values than those given are stored; nothing was changed.
+            DifferentSettingsError: other values than those given are stored; nothing was changed.
         """
         differing, values = reply
         stored = dict(zip(_STORED, values, strict=True))
@@ -60,7 +60,7 @@ class Settings:
                 f" {_value_of(name.decode(), self._given[name.decode()])}"
                 for name in differing
             )
-            raise ValueError(
+            raise DifferentSettingsError(
                 f"the log of namespace {self._names.namespace!r} is used with {differences}: give"
                 " the same, leave it out to take what is stored, or change it for everybody with"
                 " change_retention=True"

@@ -173,7 +173,7 @@ function operations.index()
     return answer(held, generation, 'unknown')
   end
   renew(request, member, own, now)
-  local more = drop_some(held, stored_bounds(), now, DROPPED)
+  local more = drop_some(held, count_things(), now, DROPPED)
   return answer(held, generation, (sweep(now) or more) and 'more' or 'done')
 end
 

@@ -75,9 +75,32 @@ local function other_layout()
   pcall('SET', META, LAYOUT)
 end
 
+-- The bounds that are stored with the log, or the defaults; the age is in milliseconds, 0 for none.
+local function bounds_of(stored)
+  local bounds = {
+    messages = tonumber(stored[8]) or 10000,
+    bytes = tonumber(stored[9]) or 67108864,
+    age = tonumber(stored[10]) or 0,
+    per_key = tonumber(stored[11]) or 1,
+    keys = tonumber(stored[12]) or 100000,
+    kept_bytes = tonumber(stored[13]) or 67108864,
+  }
+  if bounds.keys == 0 or bounds.per_key == 0 then
+    bounds.keys, bounds.per_key = 0, 0
+  end
+  return bounds
+end
+
+local function stored_facts()
+  return call(
+    'HMGET', FACTS, 'epoch', 'start', 'seq', 'tail', 'bytes', 'time', 'first', 'retain_messages',
+    'retain_bytes', 'retain_milliseconds', 'retain_per_key', 'retain_keys', 'retain_kept_bytes'
+  )
+end
+
 -- The facts in `N:facts`, or nil where no epoch was begun.
 local function facts()
-  local held = call('HMGET', FACTS, 'epoch', 'start', 'seq', 'tail', 'bytes', 'time', 'first')
+  local held = stored_facts()
   if not held[1] then
     return nil
   end
@@ -89,6 +112,7 @@ local function facts()
     bytes = tonumber(held[5]) or 0,
     time = tonumber(held[6]) or 0,
     first = tonumber(held[7]) or 0,
+    bounds = bounds_of(held),
   }
 end
 
@@ -132,7 +156,7 @@ local function begin(epoch)
   )
   call('DEL', MARKS)
   call('RPUSH', MARKS, whole(last) .. ' 0 ' .. whole(now))
-  return { epoch = epoch, start = last, seq = last, tail = '', bytes = 0, time = now, first = first }
+  return facts()
 end
 
 local function answer(held, ...)

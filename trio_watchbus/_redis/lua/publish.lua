@@ -36,7 +36,7 @@ end
 local function append_to_stream(batch, message, key)
   local stream, prefix = KEY .. key, batch.held.epoch .. '_' .. batch.nonce
   local id, data, length, freed = message.number .. '-0', message.data, call('XLEN', stream), 0
-  local dropped = math.min(2, length + 1 - batch.bounds.per_key)
+  local dropped = math.min(2, length + 1 - batch.held.bounds.per_key)
   if dropped > 0 then
     for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', dropped)) do
       freed = freed + #(field(entry, 'data') or '')
@@ -75,7 +75,7 @@ local function note_newest(batch, number, key, data)
     batch.newest[key] = message
   end
   message.number, message.data = number, data
-  if batch.bounds.per_key > 1 then
+  if batch.held.bounds.per_key > 1 then
     append_to_stream(batch, message, key)
   else
     message.only, message.size = true, #data
@@ -97,7 +97,7 @@ local function append(batch, kind, key, data)
   batch.held.seq = batch.held.seq + 1
   batch.held.tail = batch.nonce
   batch.held.bytes = batch.held.bytes + #key + #data
-  if kind == 'k' and batch.bounds.per_key > 0 then
+  if kind == 'k' and batch.held.bounds.per_key > 0 then
     note_newest(batch, number, key, data)
   end
   return number
@@ -105,7 +105,7 @@ end
 
 -- Whether the stream of a key to which one of these messages goes is of another type.
 local function has_wrong_type(batch, items)
-  for i = 1, batch.bounds.per_key > 0 and #items or 0, 3 do
+  for i = 1, batch.held.bounds.per_key > 0 and #items or 0, 3 do
     if items[i] == 'k' then
       local kind = call('TYPE', KEY .. items[i + 1]).ok
       if kind ~= 'none' and kind ~= 'stream' then
@@ -153,24 +153,20 @@ end
 
 -- Updates everything beside the log after messages were stored, and drops what is beyond the bounds.
 local function settle(batch)
-  local held, keys, bounds = batch.held, batch.keys, batch.bounds
+  local held, keys, things = batch.held, batch.keys, batch.things
   call(
     'HSET', FACTS, 'seq', whole(held.seq), 'tail', held.tail, 'bytes', whole(held.bytes),
     'time', batch.now
   )
-  local grown = 0
   for first = 1, #keys, CHUNK do
     local last = math.min(first + CHUNK - 1, #keys)
-    if bounds.per_key == 1 then
+    if held.bounds.per_key == 1 then
       replace_streams(batch, first, last)
     end
-    note_keys(keys, first, last, batch.newest)
-    grown = grown + note_sizes(batch, first, last)
+    note_keys(things, keys, first, last, batch.newest)
+    note_sizes(things, batch, first, last)
   end
-  if grown ~= 0 then
-    call('HINCRBY', SIZES, '', whole(grown))
-  end
-  drop_some(held, bounds, batch.now, math.max(DROPPED, 2 * batch.count))
+  drop_some(held, things, batch.now, math.max(DROPPED, 2 * batch.count))
 end
 
 function operations.publish()
@@ -180,19 +176,14 @@ function operations.publish()
     return reply
   end
   -- These fail where one of them is of another type, before anything is written.
-  local mark = call('LINDEX', MARKS, -1)
-  for _, name in ipairs({ RECENT, NAMES, REMEMBERED }) do
-    call('ZCARD', name)
-  end
-  call('HGET', SIZES, '')
+  local mark, things = call('LINDEX', MARKS, -1), count_things()
 
   local held = facts() or begin(request.candidate)
   held = check_position(held, request.position, request.candidate)
-  local bounds = stored_bounds()
   local now = whole(milliseconds())
-  set_mark(held, mark, bounds, now)
+  set_mark(held, mark, held.bounds, now)
   local batch = {
-    held = held, now = now, candidate = request.candidate, nonce = request.nonce, bounds = bounds,
+    held = held, now = now, candidate = request.candidate, nonce = request.nonce, things = things,
     -- The keys that were published to, and each one's newest message.
     keys = {}, newest = {}, count = 0,
   }

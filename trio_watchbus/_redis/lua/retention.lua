@@ -18,31 +18,6 @@ local BURST = 16
 -- Idempotency keys that are remembered, and tombstones.
 local MOST_REMEMBERED = 100000
 
--- What is kept where the log has nothing else stored.
-local DEFAULTS = {
-  messages = 10000, bytes = 67108864, seconds = 0, per_key = 1, keys = 100000, kept_bytes = 67108864,
-}
-
--- The bounds that are stored with the log; the age is in milliseconds, 0 for none.
-local function stored_bounds()
-  local stored = call(
-    'HMGET', FACTS, 'retain_messages', 'retain_bytes', 'retain_milliseconds', 'retain_per_key',
-    'retain_keys', 'retain_kept_bytes'
-  )
-  local bounds = {
-    messages = tonumber(stored[1]) or DEFAULTS.messages,
-    bytes = tonumber(stored[2]) or DEFAULTS.bytes,
-    age = tonumber(stored[3]) or DEFAULTS.seconds,
-    per_key = tonumber(stored[4]) or DEFAULTS.per_key,
-    keys = tonumber(stored[5]) or DEFAULTS.keys,
-    kept_bytes = tonumber(stored[6]) or DEFAULTS.kept_bytes,
-  }
-  if bounds.keys == 0 or bounds.per_key == 0 then
-    bounds.keys, bounds.per_key = 0, 0
-  end
-  return bounds
-end
-
 -- Milliseconds since TIME. A time from the future was written before the clock was set back, nobody
 -- knows when: it counts as old, as otherwise what it marks would be kept until the clock is there.
 local function age(time, now)
@@ -101,10 +76,22 @@ local function trim(held, bounds, now, limit)
   return more
 end
 
+-- Names that this run added to those remembered.
+local newly_remembered = 0
+
+-- What there is of keys, their bytes and idempotency keys. Fails where one of them is of another type.
+local function count_things()
+  newly_remembered = 0
+  return {
+    recent = call('ZCARD', RECENT), named = call('ZCARD', NAMES),
+    kept = tonumber(call('HGET', SIZES, '') or 0), remembered = call('ZCARD', REMEMBERED),
+  }
+end
+
 -- Makes the two sets of keys alike a part at a time, if one of them was evicted or somebody deleted
 -- it. Returns whether they differ still.
-local function repair_keys()
-  if call('ZCARD', RECENT) == call('ZCARD', NAMES) then
+local function repair_keys(things)
+  if things.recent == things.named then
     return false
   end
   local phase, at = string.match(call('HGET', FACTS, 'repair') or 'recent 0', '^(%l+) (.*)$')
@@ -149,9 +136,8 @@ end
 
 -- Drops what is kept of keys beyond the bounds, the least recently published ones, at most LIMIT.
 -- Returns whether there are more.
-local function evict_keys(bounds, limit)
-  local kept = tonumber(call('HGET', SIZES, '') or 0)
-  local over = call('ZCARD', RECENT) - bounds.keys
+local function evict_keys(things, bounds, limit)
+  local kept, over = things.kept, things.recent - bounds.keys
   local chunk = 16
   while over > 0 or kept > bounds.kept_bytes do
     if limit <= 0 then
@@ -194,46 +180,48 @@ local function replace_streams(batch, first, last)
 end
 
 -- Notes these keys as the most recently published ones.
-local function note_keys(keys, first, last, newest)
+local function note_keys(things, keys, first, last, newest)
   local recent = {}
   for i = first, last do
     recent[#recent + 1] = newest[keys[i]].number
     recent[#recent + 1] = keys[i]
   end
-  if call('ZADD', RECENT, unpack(recent)) > 0 then
+  local added = call('ZADD', RECENT, unpack(recent))
+  if added > 0 then
+    things.recent = things.recent + added
     for i = 1, #recent, 2 do
       recent[i] = '0'
     end
-    call('ZADD', NAMES, unpack(recent))
+    things.named = things.named + call('ZADD', NAMES, unpack(recent))
   end
 end
 
--- Notes how many bytes are kept of these keys now. Returns how many more that is in all.
-local function note_sizes(batch, first, last)
+-- Notes how many bytes are kept of these keys now.
+local function note_sizes(things, batch, first, last)
   local sizes = call('HMGET', SIZES, unpack(batch.keys, first, last))
-  local noted, grown = {}, 0
+  local noted = {}
   for i = first, last do
     local key, before = batch.keys[i], tonumber(sizes[i - first + 1])
     local message = batch.newest[key]
     local size = message.only and #key + message.size or (before or #key) + message.grown
-    grown = grown + size - (before or 0)
+    things.kept = things.kept + size - (before or 0)
     noted[#noted + 1] = key
     noted[#noted + 1] = whole(size)
   end
-  call('HSET', SIZES, unpack(noted))
-  return grown
+  call('HSET', SIZES, '', whole(things.kept), unpack(noted))
 end
 
 -- Remembers something under a name for so many milliseconds, among as many others as there may be.
 local function remember(name, value, milliseconds_kept, now)
   call('SET', NAMESPACE .. name, value, 'PX', milliseconds_kept)
-  call('ZADD', REMEMBERED, whole(now + milliseconds_kept), name)
+  newly_remembered = newly_remembered
+    + call('ZADD', REMEMBERED, whole(now + milliseconds_kept), name)
 end
 
 -- Forgets what has expired, and what is beyond the bound, those first that expire first; at most LIMIT.
 -- Returns whether there is more to forget.
-local function forget(now, limit)
-  local over = call('ZCARD', REMEMBERED) - MOST_REMEMBERED
+local function forget(things, now, limit)
+  local over = things.remembered + newly_remembered - MOST_REMEMBERED
   local expired = call('ZRANGEBYSCORE', REMEMBERED, '-inf', whole(now), 'LIMIT', 0, limit)
   local count = math.min(limit, math.max(over, #expired))
   while count > 0 do
@@ -252,9 +240,9 @@ local function forget(now, limit)
 end
 
 -- Drops some of what is beyond the bounds. Returns whether there is more.
-local function drop_some(held, bounds, now, limit)
-  local more = trim(held, bounds, now, limit)
-  more = repair_keys() or more
-  more = evict_keys(bounds, limit) or more
-  return forget(now, limit) or more
+local function drop_some(held, things, now, limit)
+  local more = trim(held, held.bounds, now, limit)
+  more = repair_keys(things) or more
+  more = evict_keys(things, held.bounds, limit) or more
+  return things.remembered > 0 and forget(things, now, limit) or more
 end

@@ -13,6 +13,7 @@ from trio_watchbus import open_redis_watchbus
 from trio_watchbus._core._dispatcher import STEP
 from trio_watchbus._core._watch import BufferedWatch
 from trio_watchbus._request import WatchRequest
+from trio_watchbus.abc import Watch
 
 WATCHES = 3 * STEP
 
@@ -43,12 +44,12 @@ async def test_a_message_to_many_watches_lets_others_run(
         trio.open_nursery() as nursery,
     ):
         first = await stack.enter_async_context(bus.subscribe_prefix(""))
-        watches = [first]
+        watches: list[Watch] = [first]
         for number in range(WATCHES):
             # As `open_watch` does, without asking Redis for each.
-            watch = bus._mirror.register(WatchRequest([f"k{number}"], ()))
-            stack.callback(watch.close)
-            watches.append(watch)
+            another = bus._mirror.register(WatchRequest([f"k{number}"], ()))
+            stack.callback(another.close)
+            watches.append(another)
         monkeypatch.setattr(BufferedWatch, "put", counted)
         nursery.start_soon(turns)
         await bus.publish_many([("", b"%d" % number, True) for number in range(count)])

@@ -218,7 +218,7 @@ def test_each_option_is_an_environment_variable_named_as_the_page_says() -> None
 
 async def test_every_name_in_redis_is_documented_with_its_type() -> None:
     documented = dict(
-        re.findall(r"^\| `watchbus(:[\w:]+)` \| ([\w ]+) \|", page("redis-keys"), re.MULTILINE)
+        re.findall(r"^\| `watchbus(:[\w:.]+)` \| ([\w ]+) \|", page("redis-keys"), re.MULTILINE)
     )
     with running("valkey") as server:
         async with trio_watchbus.open_redis_watchbus(server.url) as bus, bus.watch("watched"):

@@ -55,6 +55,8 @@ THIRD_PARTY: dict[str, set[str] | None] = {
 
 # What these do is a matter of their arguments alone.
 PURE = {
+    "_core._block",
+    "_core._buffers",
     "_core._journal",
     "_core._state",
     "_core._trie",

@@ -180,13 +180,13 @@ def test_a_refused_publish_takes_up_no_idempotency_key(bus: InMemoryWatchBus) ->
 def test_idempotency_keys_are_remembered_in_bounded_number(
     bus: InMemoryWatchBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_watchbus._memory._IDEMPOTENCY_KEYS", 3)
+    monkeypatch.setattr("trio_watchbus._core._calls._KEYS", 3)
     ids = [bus.publish_nowait("a", b"", idempotency_key=f"{number}") for number in range(4)]
     assert bus.publish_nowait("a", b"", idempotency_key="1") == ids[1]
     assert bus.publish_nowait("a", b"", idempotency_key="3") == ids[3]
     # The oldest was forgotten.
     assert sequence(bus.publish_nowait("a", b"", idempotency_key="0")) == 5
-    assert len(bus._published) == 3
+    assert len(bus._calls._numbers) == 3
 
 
 # Its numbering

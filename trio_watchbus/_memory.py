@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from heapq import merge
 from itertools import islice
 from secrets import token_hex
 from time import monotonic
 from time import time as now
+from types import TracebackType
 from typing import final
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protection
 
 from ._core._buffers import BUFFERS_BYTES, LARGE
+from ._core._calls import Calls
 from ._core._dispatcher import STEP, Dispatcher
-from ._core._values import Values, number_of
+from ._core._history import load_history
+from ._core._values import Values
 from ._core._watch import BufferedWatch
 from ._keys import check_key, check_prefix
 from ._message import MAX_MESSAGE_SIZE, Message, Position, check_data, check_publication
@@ -28,14 +29,11 @@ from .abc import Data, Publication, WatchBus
 _PUBLISHES_A_TURN = 64
 """Publishes before a task that awaits them lets others run: as many as watches receive."""
 
-_IDEMPOTENCY_KEYS = 100_000
-"""Idempotency keys remembered: minutes of retries at a high rate, in about 20 MB."""
+_UNKNOWN = range(STEP + 1)
+"""In place of a route that is not known: it may be longer than what is handed on in one step."""
 
-_IDEMPOTENCY_BYTES = 8 * 1024 * 1024
-"""Characters of those keys: 80 for each, where one may have 512."""
-
-_KEYS_A_PAGE = 1000
-"""Keys whose history is looked up before other tasks run: about a millisecond."""
+_ITEMS_A_STEP = 4096
+"""Items of a batch that are checked before other tasks run: about two milliseconds."""
 
 
 @final
@@ -48,9 +46,9 @@ class InMemoryWatchBus(WatchBus):
     Args:
         retention: how much of the past it keeps.
         max_message_size: bytes of data that one message may have, at least 1.
-        buffers_bytes: bytes of large messages (over 1 KiB) that the buffers of all watches may
-            hold, at least 1; a sixteenth of it for one watch. Beyond that, a watch falls behind or
-            drops, as its overflow kind says.
+        buffers_bytes: bytes that the buffers of all watches may hold, at least 1; a sixteenth of
+            it for one watch. Beyond that, a watch falls behind or drops, as its overflow kind says.
+            A message counts for each buffer that it waits in.
         clock: seconds by a clock that never goes back, for the ages of messages.
 
     A message to more than some thousand watches, and a batch, is handed on in steps, between which
@@ -81,19 +79,18 @@ class InMemoryWatchBus(WatchBus):
             Position(token_hex(6), 0), retention, buffers_bytes=buffers_bytes, clock=clock
         )
         self._journal = self._dispatcher.journal
-        self._routes = self._dispatcher.routes.known
+        self._known_routes = self._dispatcher.routes.known
+        # What a message of type bytes may have to go the shortest way.
+        self._short = min(max_message_size, LARGE)
         self._watches = self._dispatcher.watches
         self._append = self._journal.append
         self._accept = self._dispatcher.accept
         self._id_start = f"{self._dispatcher.epoch}-"
         self._values = Values(retention)
         self._keep = self._values.append
-        # The first and last sequence number that each idempotency key got.
-        self._published: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._published_bytes = 0
+        self._calls = Calls()
         self._closed = False
-        # Whether a message can be handed on at once: open, and nothing is left to hand on.
-        self._ready = True
+        self._set_ready(ready=True)
         self._delivering = trio.StrictFIFOLock()
         self._turn = _PUBLISHES_A_TURN
 
@@ -119,22 +116,18 @@ class InMemoryWatchBus(WatchBus):
         # Keys that were published to lately are known to be good, data of type bytes is what
         # nearly everyone passes: this is the hot path of the whole library.
         route = self._routes.get(key)
-        if route is None or not self._ready or idempotency_key is not None:
+        if route is None or idempotency_key is not None:
             checked = [check_publication((key, data), self.max_message_size)]
             return self._publish_now(checked, idempotency_key)[0]
-        if type(data) is not bytes or len(data) > self.max_message_size:
-            data = check_data(data, self.max_message_size)
+        if type(data) is not bytes or len(data) > self._short:
+            return self._accept_one(key, check_data(data, self.max_message_size), is_prefix=False)
         identifier = f"{self._id_start}{self._journal.last + 1}"
         message = Message(key, data, identifier, now())
         self._keep(message)
         # As `accept` of the dispatcher does, without another call.
         self._append(message)
-        if len(data) <= LARGE:
-            for watch in route:
-                watch.put(message)
-        else:
-            for watch in route:
-                watch.put_counted(message)
+        for watch in route:
+            watch.put(message)
         return identifier
 
     @enable_ki_protection
@@ -170,9 +163,15 @@ class InMemoryWatchBus(WatchBus):
         )
 
     async def publish(self, key: str, data: Data, *, idempotency_key: str | None = None) -> str:
-        await self._pass_turn()
-        if self._ready and (
-            len(self._watches) <= STEP or len(self._routes.get(key, self._watches)) <= STEP
+        # As `_pass_turn`, without another coroutine.
+        if self._turn:
+            self._turn -= 1
+            await checkpoint_if_cancelled()
+        else:
+            self._turn = _PUBLISHES_A_TURN - 1
+            await checkpoint()
+        if len(self._routes.get(key, _UNKNOWN)) <= STEP or (
+            self._ready and len(self._watches) <= STEP
         ):
             return self.publish_nowait(key, data, idempotency_key=idempotency_key)
         checked = [check_publication((key, data), self.max_message_size)]
@@ -191,7 +190,15 @@ class InMemoryWatchBus(WatchBus):
         self, messages: Iterable[Publication], *, idempotency_key: str | None = None
     ) -> list[str]:
         await checkpoint()
-        checked = [check_publication(item, self.max_message_size) for item in messages]
+        items = iter(messages)
+        checked: list[tuple[str, bytes, bool]] = []
+        while True:
+            page = islice(items, _ITEMS_A_STEP)
+            before = len(checked)
+            checked += [check_publication(item, self.max_message_size) for item in page]
+            if len(checked) - before < _ITEMS_A_STEP:
+                break
+            await checkpoint()
         return await self._publish_in_steps(checked, idempotency_key)
 
     async def latest(self, key: str) -> Message | None:
@@ -224,6 +231,7 @@ class InMemoryWatchBus(WatchBus):
             kept_bytes=self._values.bytes,
             kept_evicted=self._values.evicted,
             buffers_bytes=dispatcher.budget.held,
+            buffers_reserved=dispatcher.budget.reserved,
             buffers_full=dispatcher.budget.met,
             routes_dropped=dispatcher.routes.met,
         )
@@ -231,47 +239,55 @@ class InMemoryWatchBus(WatchBus):
     @enable_ki_protection
     def close(self) -> None:
         self._closed = True
-        self._ready = False
+        self._set_ready(ready=False)
         self._dispatcher.close()
+
+    @enable_ki_protection
+    async def aclose(self) -> None:
+        await self._close_in_steps()
+        await checkpoint()
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the bus."""
+        await self._close_in_steps()
+
+    async def _close_in_steps(self) -> None:
+        """Close, and tell many watches with checkpoints between; a cancel waits."""
+        self._closed = True
+        self._set_ready(ready=False)
+        self._dispatcher.close(in_steps=True)
+        if not self._delivering.locked():
+            # Else whoever hands on goes on with that.
+            self._delivering.acquire_nowait()
+            try:
+                await self._hand_on()
+            finally:
+                self._delivering.release()
 
     @enable_ki_protection
     async def open_watch(self, request: WatchRequest) -> BufferedWatch:
         await checkpoint()
         self._check_open()
-        watch = self._dispatcher.register(request, request.after)
+        dispatcher = self._dispatcher
+        if request.after is not None:
+            dispatcher.check(request.after)
+            while dispatcher.journal.make_indexes(request.after.sequence):
+                await checkpoint()
+            self._check_open()
+        watch = dispatcher.register(request, request.after)
         if request.history:
             try:
-                await self._load_history(watch)
+                await load_history(dispatcher, self._values, watch)
             except BaseException:
                 watch.close()
                 raise
         return watch
-
-    async def _load_history(self, watch: BufferedWatch) -> None:
-        """Put the history into `watch`, before what it gets from now on.
-
-        More than some keys are looked up in steps. What comes meanwhile follows from the journal,
-        or is told to be lost.
-        """
-        newest = self._journal.last
-        pages = self._values.pages(watch.request, _KEYS_A_PAGE)
-        found = [next(pages, [])]
-        for page in pages:
-            if len(found) == 1:
-                watch.fall_behind(newest)
-            found.append(page)
-            await checkpoint()
-        history = found[0]
-        if len(found) > 1:
-            history = []
-            ordered = merge(*found, key=number_of)
-            while page := list(islice(ordered, _KEYS_A_PAGE)):
-                history += [message for message in page if number_of(message) <= newest]
-                await checkpoint()
-        if history:
-            watch.load_history(history, self._dispatcher.before(history[0]))
-        if watch.behind and not watch.unread:
-            watch.catch_up()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -283,7 +299,7 @@ class InMemoryWatchBus(WatchBus):
         """Publish checked messages in one run, and hand them on."""
         if not self._ready:
             self._dispatcher.finish()
-            self._ready = not self._closed
+            self._set_ready(ready=not self._closed)
         ids = self._accept_all(messages, idempotency_key, in_steps=False)
         if len(messages) > 1:
             self._dispatcher.finish()
@@ -308,14 +324,20 @@ class InMemoryWatchBus(WatchBus):
         dispatcher = self._dispatcher
         try:
             if dispatcher.step():
-                self._ready = False
+                self._set_ready(ready=False)
                 with trio.CancelScope(shield=True):
                     await checkpoint()
                     while dispatcher.step():
                         await checkpoint()
         finally:
             dispatcher.finish()
-            self._ready = not self._closed
+            self._set_ready(ready=not self._closed)
+
+    def _set_ready(self, *, ready: bool) -> None:
+        """Say whether a message can be handed on at once: open, and nothing is left to hand on."""
+        self._ready = ready
+        # Of a bus that is not ready no route is known: one look there says both.
+        self._routes = self._known_routes if ready else {}
 
     def _accept_all(
         self,
@@ -333,38 +355,34 @@ class InMemoryWatchBus(WatchBus):
         first = self._journal.last + 1
         last = self._journal.last + len(messages)
         if idempotency_key is not None:
-            known = self._published.get(idempotency_key)
+            known = self._calls.get(idempotency_key)
             if known is not None:
                 return [f"{self._id_start}{number}" for number in range(known[0], known[1] + 1)]
-            self._remember(idempotency_key, first, last)
-        accepted = now()
+            self._calls.remember(idempotency_key, first, last)
         if len(messages) == 1 and not in_steps:
             [(key, data, is_prefix)] = messages
-            message = Message(key, data, f"{self._id_start}{first}", accepted, is_prefix)
-            if not is_prefix:
-                self._keep(message)
-            self._accept(message)
-            return [message.id]
+            return [self._accept_one(key, data, is_prefix=is_prefix)]
+        accepted = now()
         ids = [f"{self._id_start}{number}" for number in range(first, last + 1)]
         published = [
             Message(key, data, identifier, accepted, is_prefix)
             for (key, data, is_prefix), identifier in zip(messages, ids, strict=True)
         ]
+        keep = self._keep
         for message in published:
             if not message.is_prefix:
-                self._keep(message)
+                keep(message)
         self._dispatcher.accept_in_steps(published)
         return ids
 
-    def _remember(self, idempotency_key: str, first: int, last: int) -> None:
-        """Remember what numbers a call got, and forget the oldest beyond the bounds."""
-        self._published[idempotency_key] = (first, last)
-        self._published_bytes += len(idempotency_key)
-        while (
-            len(self._published) > _IDEMPOTENCY_KEYS or self._published_bytes > _IDEMPOTENCY_BYTES
-        ):
-            forgotten, _ = self._published.popitem(last=False)
-            self._published_bytes -= len(forgotten)
+    def _accept_one(self, key: str, data: bytes, *, is_prefix: bool) -> str:
+        """Number and keep a checked message, and hand it on."""
+        identifier = f"{self._id_start}{self._journal.last + 1}"
+        message = Message(key, data, identifier, now(), is_prefix)
+        if not is_prefix:
+            self._keep(message)
+        self._accept(message)
+        return identifier
 
     async def _pass_turn(self) -> None:
         """Execute a cancellation point, and now and then a schedule point."""

@@ -40,8 +40,9 @@ class BusStatistics:
         kept_keys: keys of which the newest messages are kept.
         kept_bytes: bytes of data and characters of keys of those messages.
         kept_evicted: keys that were given up since, as there was no room for all.
-        buffers_bytes: bytes in the buffers of watches, where those are counted: small messages in
-            short buffers are not.
+        buffers_bytes: bytes in the buffers of watches, with what is set aside for more.
+        buffers_reserved: how many of those are set aside for messages of at most 1 KiB, 1.5 KiB
+            each, whether or not they have come. A watch keeps that until another needs it.
         buffers_full: how often a watch fell behind or dropped a message as the bytes in its
             buffer, or in all, reached their bound.
         routes_dropped: how often the routes remembered reached their bound and were dropped.
@@ -58,6 +59,7 @@ class BusStatistics:
     kept_bytes: int = 0
     kept_evicted: int = 0
     buffers_bytes: int = 0
+    buffers_reserved: int = 0
     buffers_full: int = 0
     routes_dropped: int = 0
 

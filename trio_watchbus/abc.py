@@ -173,7 +173,8 @@ class WatchBus(ABC):
             TypeError: an argument is of the wrong type, or there is no such option.
             ValueError: an option is out of range.
             HistoryLostError: on entering: `after` cannot be resumed from exactly.
-            BusUnavailableError: on entering: the backend did not answer.
+            BusUnavailableError: on entering: the backend did not answer, or the watches' buffers
+                have no room for the history.
             trio.ClosedResourceError: on entering: the bus is closed.
             trio.BrokenResourceError: on entering: the bus failed for good; ``__cause__`` says why.
 

@@ -18,6 +18,7 @@ from naive import keys, make_message, prefixes, reaches, received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
 from trio_watchbus._core import _dispatcher
+from trio_watchbus._core._buffers import LatestBuffer, size_of
 from trio_watchbus._core._delivery import Delivery
 from trio_watchbus._core._dispatcher import Dispatcher
 from trio_watchbus._core._journal import Journal, Reading
@@ -131,6 +132,8 @@ def test_opening_a_watch_with_a_small_buffer_looks_at_each_block_twice() -> None
     for number in range(1, MESSAGES + 1):
         dispatcher.accept(make_message(number, f"k{number}"))
     names = [f"z{number}" for number in range(99)] + ["k"]
+    while dispatcher.journal.make_indexes(0):
+        pass
     with looked_at(dispatcher.journal, 2 * 100 * BLOCKS + 3 * 256):
         watch = dispatcher.register(WatchRequest((), names, buffer_size=1), Position.parse("e-0"))
     assert watch.statistics().unread == MESSAGES - 1
@@ -150,7 +153,7 @@ def test_publishing_makes_no_index() -> None:
 async def test_history_looks_up_what_it_returns_and_lets_others_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_watchbus._memory._KEYS_A_PAGE", 10)
+    monkeypatch.setattr("trio_watchbus._core._history._PAGE", 10)
     bus = InMemoryWatchBus()
     for number in range(100):
         bus.publish_nowait(f"k{number}", b"%d" % number)
@@ -171,7 +174,7 @@ async def test_history_looks_up_what_it_returns_and_lets_others_run(
 async def test_what_comes_while_history_is_looked_up_follows_it_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_watchbus._memory._KEYS_A_PAGE", 2)
+    monkeypatch.setattr("trio_watchbus._core._history._PAGE", 2)
     bus = InMemoryWatchBus()
     for number in range(20):
         bus.publish_nowait(f"k{number}", b"old")
@@ -201,13 +204,13 @@ async def test_a_batch_is_handed_on_in_steps_and_in_order(monkeypatch: pytest.Mo
     bus = InMemoryWatchBus()
     held = [await bus.watch(f"k{number}").__aenter__() for number in range(_dispatcher.STEP + 10)]
     routes: list[str] = []
-    find = type(bus._dispatcher)._prefix_route
+    find = Dispatcher.route_in_parts
 
-    def prefix_route(self: Any, prefix: str) -> Any:
-        routes.append(prefix)
-        return find(self, prefix)
+    def route_in_parts(self: Dispatcher, message: Message) -> Any:
+        routes.append(message.key)
+        return find(self, message)
 
-    monkeypatch.setattr(Dispatcher, "_prefix_route", prefix_route)
+    monkeypatch.setattr(Dispatcher, "route_in_parts", route_in_parts)
     steps: list[int] = []
     step = Delivery.step
 
@@ -239,7 +242,8 @@ async def test_a_batch_is_handed_on_in_steps_and_in_order(monkeypatch: pytest.Mo
 
 
 async def many_watches(bus: InMemoryWatchBus) -> list[Any]:
-    return [await bus.watch(f"k{number}").__aenter__() for number in range(_dispatcher.STEP + 10)]
+    """So many that a message to all is under way for some steps."""
+    return [await bus.watch(f"k{number}").__aenter__() for number in range(3 * _dispatcher.STEP)]
 
 
 async def test_a_cancel_or_a_publish_that_does_not_wait_leaves_no_batch_half_handed_on() -> None:
@@ -336,9 +340,14 @@ def test_all_buffers_together_are_bounded_and_give_back_what_they_held() -> None
     ]
     for number in range(1, 4):
         dispatcher.accept(large(number))
-    # Each may have one, however little room is left.
-    assert dispatcher.budget.held <= 40 * 4200
-    assert all(1 <= watch.statistics().buffered <= 2 for watch in watches)
+    # The one that exceeds the bound is the last.
+    assert 32 * 4200 < dispatcher.budget.held <= 33 * 4200
+    # The others leave in the journal what came first, which takes no room.
+    assert [watch.statistics().buffered for watch in watches] == [1] * 33 + [0] * 7
+    assert [watch.statistics().unread for watch in watches] == [0] * 33 + [3] * 7
+    assert dispatcher.budget.met > 0
+    assert all(numbers(watch) == [1] for watch in watches[:33])
+    assert all(numbers(watch) == [1, 2, 3] for watch in watches[33:])
     for watch in watches:
         watch.close()
     assert dispatcher.budget.held == 0
@@ -371,11 +380,11 @@ async def test_kept_values_are_bounded_in_bytes() -> None:
 
 
 def test_idempotency_keys_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_watchbus._memory._IDEMPOTENCY_BYTES", 1000)
+    monkeypatch.setattr("trio_watchbus._core._calls._BYTES", 1000)
     bus = InMemoryWatchBus()
     for number in range(10):
         bus.publish_nowait("k", b"", idempotency_key=f"{number}" + "x" * 399)
-    assert [key[0] for key in bus._published] == ["8", "9"]
+    assert [key[0] for key in bus._calls._numbers] == ["8", "9"]
 
 
 def test_a_prefix_watch_that_comes_and_goes_drops_only_the_routes_under_it() -> None:
@@ -388,3 +397,50 @@ def test_a_prefix_watch_that_comes_and_goes_drops_only_the_routes_under_it() -> 
     assert received_now(watch) == [b"1"]
     watch.close()
     assert bus._dispatcher.routes.known.keys() == {"b", "c"}
+
+
+# Bytes of small messages
+
+
+def small(number: int, key: str, size: int = 1024) -> Message:
+    return make_message(number, key, b"%04d" % number + b" " * (size - 4))
+
+
+def in_buffer(watch: BufferedWatch) -> list[Message]:
+    buffer = watch._buffer
+    return list(buffer._newest.values() if isinstance(buffer, LatestBuffer) else buffer)
+
+
+@pytest.mark.parametrize("overflow", ["replay", "drop_newest", "drop_oldest", "latest"])
+@pytest.mark.parametrize("size", [100, 1024, 1500])
+def test_ten_thousand_watches_that_take_nothing_stay_within_the_bound(
+    overflow: Any, size: int
+) -> None:
+    """In what their buffers really hold, and lose nothing that the journal has."""
+    limit = 512 * 1024
+    retention = Retention(messages=40_000, bytes=2**30)
+    dispatcher = Dispatcher(Position("e", 0), retention, buffers_bytes=limit)
+    watches = [
+        dispatcher.register(WatchRequest([f"k{n}"], (), overflow=overflow)) for n in range(10_000)
+    ]
+    number = 0
+    for _ in range(4):
+        for n in range(len(watches)):
+            number += 1
+            dispatcher.accept(small(number, f"k{n}", size))
+        held = sum(size_of(message) for watch in watches for message in in_buffer(watch))
+        assert held <= dispatcher.budget.held
+        assert held <= limit + size
+        assert dispatcher.budget.held <= limit + size
+    assert dispatcher.budget.met > 0
+    if overflow == "replay":
+        for n, watch in enumerate(watches):
+            got = numbers(watch)
+            assert got == [n + 1 + turn * len(watches) for turn in range(4)]
+    if overflow in ("drop_oldest", "latest"):
+        # What came last is there in any case.
+        for n, watch in enumerate(watches, 1 + 3 * len(watches)):
+            assert numbers(watch)[-1] == n
+    for watch in watches:
+        watch.close()
+    assert dispatcher.budget.held == dispatcher.budget.reserved == 0

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, final
 
 from .._message import Message, Position
 from ._buffers import LARGE
 
 if TYPE_CHECKING:
     from ._watch import BufferedWatch
+
+_LARGE_PUTS = 16
+"""What handing on a large message counts: it may have to count all that waits in the buffer."""
+
+
+class Routing(Protocol):
+    """Knows whom a message reaches."""
+
+    def short_route_of(self, message: Message) -> Sequence[BufferedWatch] | None:
+        """Return the watches that `message` reaches; None if finding them may take long."""
+
+    def route_in_parts(self, message: Message) -> Iterator[Iterable[BufferedWatch]]:
+        """Yield the watches that `message` reaches, some more than once, in bounded parts.
+
+        Watches may come and go between two parts: what is there all the time is in one of them.
+        """
 
 
 @final
@@ -19,55 +35,55 @@ class Delivery:
 
     Args:
         messages: what was accepted in one run, and is in the journal; at least one.
-        route_of: tells whom a message reaches.
+        routing: tells whom a message reaches.
+        before: the position before the first of them.
 
     Attributes:
         newcomers: watches that were registered since: none of these is for them.
     """
 
-    __slots__ = ("_at", "_before", "_messages", "_prefix_routes", "_rest", "_route_of", "newcomers")
+    __slots__ = (
+        "_at",
+        "_before",
+        "_found",
+        "_known",
+        "_messages",
+        "_parts",
+        "_rest",
+        "_routing",
+        "newcomers",
+    )
 
-    def __init__(
-        self,
-        messages: Sequence[Message],
-        route_of: Callable[[Message], Iterable[BufferedWatch]],
-        before: str,
-    ) -> None:
+    def __init__(self, messages: Sequence[Message], routing: Routing, before: str) -> None:
         self._messages = messages
-        self._route_of = route_of
+        self._routing = routing
         # The position of the message before the one that is handed on.
         self._before = before
         self._at = 0
+        # Who is yet to be handed that one, once its route is found.
         self._rest: Iterator[BufferedWatch] | None = None
-        # The last prefix and its route: a batch often goes to one.
-        self._prefix_routes: tuple[str, list[BufferedWatch]] | None = None
+        # A route that is found in parts, and what of it was found.
+        self._parts: Iterator[Iterable[BufferedWatch]] | None = None
+        self._found: dict[BufferedWatch, None] = {}
+        # What the last such route is of: a batch often goes to one prefix.
+        self._known: tuple[str, bool] | None = None
         self.newcomers: set[BufferedWatch] = set()
 
     def step(self, puts: int) -> bool:
         """Hand on some more; return whether anything is left.
 
         Args:
-            puts: how often a message is handed to a watch, at most.
+            puts: how often a message is handed to a watch, at most, or as much other work.
         """
         while self._at < len(self._messages):
             message = self._messages[self._at]
             if self._rest is None:
-                if puts < 0:
+                if puts <= 0:
                     return True
-                looked_up, route = self._find(message)
-                self._rest = iter(route)
-                # As long as handing it to a watch or two, but for a prefix that reaches many.
-                puts -= 2 + looked_up
-            part = list(islice(self._rest, max(puts, 0)))
-            if self.newcomers:
-                part = [watch for watch in part if watch not in self.newcomers]
-            if len(message.data) <= LARGE:
-                for watch in part:
-                    watch.put(message)
-            else:
-                for watch in part:
-                    watch.put_counted(message)
-            puts -= len(part)
+                puts = self._find(message, puts)
+            if self._rest is None:
+                return True
+            puts = self._hand_on(message, self._rest, puts)
             if puts <= 0:
                 return True
             self._before = message.id
@@ -81,13 +97,43 @@ class Delivery:
         later = own.epoch == before.epoch and own.sequence > before.sequence
         return place if later else self._before
 
-    def _find(self, message: Message) -> tuple[int, Iterable[BufferedWatch]]:
-        """Return the route of `message`, and how much work that was, in puts."""
-        if not message.is_prefix:
-            return 0, self._route_of(message)
-        known = self._prefix_routes
-        if known is not None and known[0] == message.key:
-            return 0, known[1]
-        route = list(self._route_of(message))
-        self._prefix_routes = (message.key, route)
-        return len(route) // 2, route
+    def _find(self, message: Message, puts: int) -> int:
+        """Find the route of `message`, or a part of it; return what is left of `puts`."""
+        if self._parts is None:
+            if self._known == (message.key, message.is_prefix):
+                self._rest = iter(self._found)
+                return puts
+            route = self._routing.short_route_of(message)
+            if route is not None:
+                self._rest = iter(route)
+                # As long as handing it to a watch or two.
+                return puts - 2
+            self._parts = self._routing.route_in_parts(message)
+            self._found = {}
+            self._known = None
+        for part in self._parts:
+            before = len(self._found)
+            self._found.update(dict.fromkeys(part))
+            puts -= 1 + (len(self._found) - before) // 2
+            if puts <= 0:
+                return puts
+        self._parts = None
+        self._known = (message.key, message.is_prefix)
+        self._rest = iter(self._found)
+        return puts
+
+    def _hand_on(self, message: Message, rest: Iterator[BufferedWatch], puts: int) -> int:
+        """Hand `message` to some of `rest`; return what is left of `puts`, 0 if not to all."""
+        large = len(message.data) > LARGE
+        most = max(1, puts // _LARGE_PUTS if large else puts)
+        part = list(islice(rest, most))
+        all_of_it = len(part) < most
+        if self.newcomers:
+            part = [watch for watch in part if watch not in self.newcomers]
+        if large:
+            for watch in part:
+                watch.put_counted(message)
+            return puts - _LARGE_PUTS * len(part) if all_of_it else 0
+        for watch in part:
+            watch.put(message)
+        return puts - len(part) if all_of_it else 0

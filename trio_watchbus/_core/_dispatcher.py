@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import trio
@@ -21,6 +22,9 @@ from ._watch import BufferedWatch
 
 STEP = 4096
 """Times that a message is handed to a watch before other tasks run: 2 ms at 0.5 µs each."""
+
+_PAGE = 4096
+"""Messages that are read from the journal at a time: in about a millisecond."""
 
 
 class Dispatcher:
@@ -71,6 +75,8 @@ class Dispatcher:
         # known after that.
         self._overtaken: set[BufferedWatch] = set()
         self._failure: BaseException | None = None
+        # Watches that are to be told that the bus has ended.
+        self._to_end: deque[BufferedWatch] = deque()
 
     def set_retention(self, retention: Retention) -> None:
         """Keep that much from now on."""
@@ -121,28 +127,29 @@ class Dispatcher:
         Nothing may be left to hand on before.
         """
         before = self.journal.newest
+        append = self._append
         for message in messages:
-            self._append(message)
-        self.delivery = Delivery(messages, self.route_of, before)
+            append(message)
+        self.delivery = Delivery(messages, self, before)
 
     def step(self, puts: int = STEP) -> bool:
-        """Hand on some of what was accepted.
+        """Hand on some of what was accepted, or of what is to be told.
 
         Args:
-            puts: how often a message is handed to a watch, at most; looking up a route, which is
-                done at most once, comes on top.
+            puts: how often a message is handed to a watch, at most, or as much other work.
 
         Returns:
             whether there is more.
         """
-        if self.delivery is not None and not self.delivery.step(puts):
+        if self.delivery is not None:
+            if self.delivery.step(puts):
+                return True
             self.delivery = None
-            if self.ended:
-                self._end_watches()
-        if self.delivery is None:
-            for _ in range(min(puts, len(self._overtaken))):
-                self._overtaken.pop().wake()
-        return self.delivery is not None or bool(self._overtaken)
+        for _ in range(min(puts, len(self._to_end))):
+            self._to_end.popleft().end()
+        for _ in range(min(puts, len(self._overtaken))):
+            self._overtaken.pop().wake()
+        return bool(self._to_end or self._overtaken)
 
     def finish(self) -> None:
         """Hand on all that was accepted, however long that takes."""
@@ -155,6 +162,27 @@ class Dispatcher:
             return self._prefix_route(message.key)
         route = self.routes.known.get(message.key)
         return self._key_route(message.key) if route is None else route
+
+    def short_route_of(self, message: Message) -> Sequence[BufferedWatch] | None:
+        """Return the watches that `message` reaches; None if finding them may take long."""
+        key = message.key
+        if message.is_prefix:
+            return tuple(self._prefix_route(key)) if len(self.watches) <= STEP else None
+        route = self.routes.known.get(key)
+        if route is None and self.keys.filed(key) + self.prefixes.filed(key) <= STEP:
+            route = self._key_route(key)
+        return route
+
+    def route_in_parts(self, message: Message) -> Iterator[Iterable[BufferedWatch]]:
+        """Yield the watches that `message` reaches, some more than once, in bounded parts."""
+        key = message.key
+        if message.is_prefix:
+            yield from self.keys.under_in_parts(key, STEP)
+            # Whoever watches the prefix exactly is among both.
+            yield from self.prefixes.under_in_parts(key, STEP)
+            yield from _parts(list(self.prefixes.covering(key)))
+        else:
+            yield from _parts([*self.keys.at(key), *self.prefixes.covering(key)])
 
     def lose(self, position: Position, missed: int | None, *, rewritten: bool = False) -> None:
         """Take note that no message up to `position` will come any more.
@@ -201,7 +229,7 @@ class Dispatcher:
         if after is not None:
             watch.place = str(after)
             self.replay(watch, after.sequence)
-            if watch.behind:
+            if watch.behind and self.budget.left():
                 # At once as much as fits, so that a consumer that keeps up is not overtaken.
                 self.refill(watch)
         return watch
@@ -242,6 +270,14 @@ class Dispatcher:
             self.prefixes.remove(prefix, watch)
             self.routes.forget_under(prefix)
 
+    def prepare(self, watch: BufferedWatch) -> bool:
+        """Do some of what `refill` would have to do; return whether there is more."""
+        if self._is_overtaken(watch):
+            return self.delivery is None and self.journal.make_indexes(self.journal.first - 1)
+        if watch.request.overflow == "latest":
+            return self._read(watch)
+        return self._reading_of(watch).look(self.journal, self._wanted(watch))
+
     def refill(self, watch: BufferedWatch) -> None:
         """Put into `watch`, which is behind, what comes next in the journal.
 
@@ -249,27 +285,42 @@ class Dispatcher:
             WatchLaggedError: the journal no longer holds it; what it does hold is in the buffer,
                 so that after a loss at least so much is received before the next.
         """
-        request = watch.request
         lagged = None
-        if watch.rewritten or watch.cursor < self.journal.first - 1:
+        if self._is_overtaken(watch):
             if self.delivery is not None:
                 self._overtaken.add(watch)
                 return
             lagged = self._pass_loss(watch)
-        reading = watch.reading
-        if reading is None:
-            watch.reading = reading = Reading(Selection(request), watch.cursor)
-        wanted = watch.unread
-        if request.overflow != "latest":
-            wanted = min(wanted, request.buffer_size)
-        taken = reading.read(self.journal, wanted, self.budget.left)
-        watch.cursor = reading.cursor
-        watch.unread -= len(taken)
-        watch.load(taken)
-        if not watch.unread:
-            watch.catch_up()
+        while self._read(watch) and watch.request.overflow == "latest":
+            pass
         if lagged is not None:
             raise lagged
+
+    def _is_overtaken(self, watch: BufferedWatch) -> bool:
+        return watch.rewritten or watch.cursor < self.journal.first - 1
+
+    def _reading_of(self, watch: BufferedWatch) -> Reading:
+        if watch.reading is None:
+            watch.reading = Reading(Selection(watch.request), watch.cursor)
+        return watch.reading
+
+    def _wanted(self, watch: BufferedWatch) -> int:
+        """Return how many messages to read for `watch` at a time."""
+        if watch.request.overflow == "latest":
+            return _PAGE
+        return min(watch.unread, watch.request.buffer_size, _PAGE)
+
+    def _read(self, watch: BufferedWatch) -> bool:
+        """Read some for `watch`; return whether there is more and room for it."""
+        reading = self._reading_of(watch)
+        taken = reading.read(self.journal, self._wanted(watch), watch.left())
+        watch.cursor = reading.cursor
+        watch.unread -= len(taken)
+        watch.load(taken, reading.largest)
+        if not watch.unread:
+            watch.catch_up()
+            return False
+        return watch.left() > 0
 
     def position_of(self, watch: BufferedWatch, waiting: Message | None) -> str:
         """Return where `watch` is to be resumed.
@@ -288,31 +339,30 @@ class Dispatcher:
                 return journal.newest
             watch.place = self.delivery.position_of(watch.place)
             return watch.place
-        if watch.rewritten or watch.cursor < journal.first - 1:
+        if self._is_overtaken(watch):
             return watch.place
         return journal.position_at(watch.cursor)
 
-    def close(self, failure: BaseException | None = None) -> None:
+    def close(self, failure: BaseException | None = None, *, in_steps: bool = False) -> None:
         """End every watch once its consumer has received what was accepted.
 
         Args:
             failure: why the bus failed, or None where it was closed.
+            in_steps: whether the watches are told by `step`, as they are where something is to be
+                handed on before.
         """
         if not self.ended:
             self.ended = True
             self._failure = failure
-            if self.delivery is None:
-                self._end_watches()
+            self._to_end.extend(self.watches)
+            if self.delivery is None and not in_steps:
+                self.finish()
 
     def ending(self) -> Exception:
         """Return a new error that says why no more messages come."""
         if self._failure is not None:
             return broken_by(self._failure)
         return trio.EndOfChannel("the bus was closed")
-
-    def _end_watches(self) -> None:
-        for watch in self.watches:
-            watch.end()
 
     def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:
         route = tuple(dict.fromkeys(chain(self.keys.at(key), self.prefixes.covering(key))))
@@ -355,3 +405,8 @@ class Dispatcher:
             return WatchLaggedError(missed, journal.base)
         watch.dropped += missed
         return None
+
+
+def _parts(watches: list[BufferedWatch]) -> Iterator[list[BufferedWatch]]:
+    for start in range(0, len(watches), STEP):
+        yield watches[start : start + STEP]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, islice
@@ -10,18 +10,26 @@ from math import inf
 
 from .._message import Message, Position
 from .._retention import Retention
+from ._block import Block
+from ._buffers import size_of
 from ._selection import Selection
 
-_BLOCK = 256
-"""Messages in a block. An index pays where it is smaller than what it stands for: looking for a
-key in so many takes 15 µs without one, and 0.1 µs with."""
+_LEAST_BLOCK, _BLOCK, _BLOCKS = 16, 256, 512
+"""A block has 256 messages; fewer in a journal of less than 8192, which holds what it dropped for
+up to two blocks longer; more in one of more than 131,072, so that it has no more than 512 blocks
+to look into. An index pays where it is smaller than what it stands for: looking for a key in 256
+messages takes 15 µs without one, and 0.1 µs with."""
+
+STEP = 16_384
+"""Messages and index entries to look at before other tasks run: about 2 ms."""
 
 
 class Journal:
     """A bounded tail of all messages, without holes, by sequence number.
 
-    Messages stand in blocks of 256. Only the newest block changes, so that the index of each other
-    one is made once, when a reader first comes by, and publishing pays nothing for it.
+    Messages stand in blocks. Only the newest block grows, so that the index of each other one is
+    made once, when a reader first comes by. Messages beyond the bound in number are dropped a block
+    at a time. So publishing pays for neither.
 
     Positions are the texts of messages' ids: a number alone does not say which message it was,
     where a backend's data can be replaced by an older copy.
@@ -32,27 +40,24 @@ class Journal:
         clock: seconds by a clock that never goes back; only needed for a bound on age.
 
     Attributes:
-        first: the sequence number of the oldest message held, or `last` + 1 when there is none.
         last: the sequence number of the newest message, held or not.
-        base: the oldest position from which everything is held: the id of the newest message that
-            was dropped, or where the journal began.
-        bytes: bytes of data and characters of keys held.
         scanned: messages and index entries looked at so far; tests count the cost of reading by it.
     """
 
     __slots__ = (
+        "_base",
+        "_block",
         "_blocks",
         "_bytes_bound",
         "_clock",
+        "_held_bytes",
+        "_held_first",
         "_look_above",
         "_messages_bound",
         "_oldest",
         "_seconds",
         "_tail",
         "_times",
-        "base",
-        "bytes",
-        "first",
         "last",
         "scanned",
     )
@@ -70,6 +75,9 @@ class Journal:
         # The bytes above which something may have to be dropped, for age or for bytes.
         self._look_above = bounds.bytes if bounds.seconds is None else -1
         self._clock = clock
+        self._block = max(
+            _LEAST_BLOCK, min(_BLOCK, bounds.messages // 32), bounds.messages // _BLOCKS
+        )
         self.scanned = 0
         self.restart(position)
 
@@ -77,50 +85,64 @@ class Journal:
         return self.last - self.first + 1
 
     @property
+    def first(self) -> int:
+        """The sequence number of the oldest message held, or `last` + 1 when there is none."""
+        return max(self._held_first, self.last - self._messages_bound + 1)
+
+    @property
+    def base(self) -> str:
+        """The oldest position from which everything is held.
+
+        That is the id of the newest message that was dropped, or where the journal began.
+        """
+        number = self.first - 1
+        return self._base if number < self._held_first else self.message_at(number).id
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of data and characters of keys held."""
+        dropped = map(self.message_at, range(self._held_first, self.first))
+        return self._held_bytes - sum(map(size_of, dropped))
+
+    @property
     def newest(self) -> str:
         """The position of the newest message, held or not."""
-        return self.base if self.first > self.last else self.message_at(self.last).id
+        return self._tail[-1].id if self._tail else self.position_at(self.last)
 
     def position_at(self, number: int) -> str:
         """Return the position after message `number`, from `first` - 1 to `last`."""
-        return self.base if number < self.first else self.message_at(number).id
+        return self._base if number < self._held_first else self.message_at(number).id
 
     def message_at(self, number: int) -> Message:
         """Return message `number`, from `first` to `last`."""
         # Here alone it matters that there are no holes.
         at = number - self._start
-        block = at // _BLOCK
+        block = at // self._block
         if block < len(self._blocks):
-            return self._blocks[block][at % _BLOCK]
+            return self._blocks[block][at % self._block]
         return self._tail[number - self._tail_first]
 
     def restart(self, position: Position) -> None:
         """Hold nothing; the next message is the one after `position`."""
-        self._blocks: deque[_Block] = deque()
-        # The first block's messages, oldest last.
+        self._blocks: deque[Block] = deque()
+        # The first block's messages, oldest last, once some of them are dropped.
         self._oldest: list[Message] = []
         self._tail: list[Message] = []
         self._times: deque[float] = deque()
-        self.base = str(position)
+        self._base = str(position)
         self.last = position.sequence
-        self.first = self.last + 1
-        self.bytes = 0
+        # What is beyond the bound in number is held until its block is dropped.
+        self._held_first = self.last + 1
+        self._held_bytes = 0
 
     def append(self, message: Message) -> None:
         """Add the next message, and drop from the other end what exceeds the bounds."""
         tail = self._tail
         tail.append(message)
-        self.last = last = self.last + 1
-        size = self.bytes + len(message.key) + len(message.data)
-        if last - self.first >= self._messages_bound:
-            dropped = self._oldest.pop() if self._oldest else self._pop()
-            self.first += 1
-            self.base = dropped.id
-            size -= len(dropped.key) + len(dropped.data)
-        self.bytes = size
-        if len(tail) == _BLOCK:
-            self._blocks.append(_Block(last - _BLOCK + 1, tail))
-            self._tail = []
+        self.last += 1
+        self._held_bytes = size = self._held_bytes + len(message.key) + len(message.data)
+        if len(tail) == self._block:
+            self._end_block()
         if size > self._look_above:
             self._drop()
 
@@ -134,11 +156,9 @@ class Journal:
         self._times.clear()
         if bounds.seconds is not None:
             assert self._clock is not None
-            self._times.extend([self._clock()] * len(self))
-        while len(self) > bounds.messages:
-            self._drop_oldest()
-        if self.bytes > bounds.bytes:
-            self._drop()
+            self._times.extend([self._clock()] * (self.last - self._held_first + 1))
+        self._drop_blocks()
+        self._drop_older(-inf)
 
     def since(self, number: int) -> list[Message]:
         """Return the messages after `number`, which is from `first` - 1 to `last`."""
@@ -147,17 +167,31 @@ class Journal:
     def count(self, selection: Selection, after: int) -> int:
         """Return how many messages after number `after` match."""
         total = 0
+        after = max(after, self.first - 1)
         for block in self._blocks:
-            if block.first > after and block.first >= self.first:
+            if block.first > after:
+                self.scanned += block.make_index()
                 total += block.count(selection)
                 self.scanned += len(selection.keys) + len(selection.ranges) + block.to_prefixes
-            elif block.first + _BLOCK > after:
+            elif block.end > after:
+                self.scanned += block.make_index()
                 numbers = block.find(selection)
                 self.scanned += len(numbers)
-                total += sum(number > after and number >= self.first for number in numbers)
+                total += len(numbers) - bisect_right(numbers, after)
         start = max(0, after + 1 - self._tail_first)
         self.scanned += len(self._tail) - start
         return total + sum(map(selection.matches, self._tail[start:]))
+
+    def make_indexes(self, after: int) -> bool:
+        """Make some of the indexes that `count` needs; return whether there are more to make."""
+        looked_at = 0
+        for block in self._blocks:
+            if block.end > after:
+                looked_at += block.make_index()
+                if looked_at >= STEP:
+                    break
+        self.scanned += looked_at
+        return looked_at >= STEP
 
     def find(self, selection: Selection, after: int, limit: int) -> tuple[list[int], int]:
         """Return the numbers of the next matching messages in one block.
@@ -172,10 +206,16 @@ class Journal:
         """
         tail_first = self._tail_first
         if after + 1 < tail_first:
-            block = self._blocks[(after + 1 - self._start) // _BLOCK]
-            found = block.find(selection)
-            self.scanned += len(found) + len(selection.keys) + len(selection.ranges)
-            return found[bisect_right(found, after) :], block.first + _BLOCK - 1
+            block = self._blocks[(after + 1 - self._start) // self._block]
+            if block.indexed or block.was_read or selection.only_key is None:
+                self.scanned += block.make_index()
+                found = block.find(selection)
+                self.scanned += len(found) + len(selection.keys) + len(selection.ranges)
+            else:
+                # An index for one reader would take longer than reading.
+                found = block.scan(selection)
+                self.scanned += self._block
+            return found[bisect_right(found, after) :], block.end
         found = []
         number = after
         for message in islice(self._tail, after + 1 - tail_first, None):
@@ -189,7 +229,7 @@ class Journal:
 
     def messages_at(self, numbers: Sequence[int]) -> list[Message]:
         """Return messages of one block, by their numbers."""
-        at = (numbers[0] - self._start) // _BLOCK
+        at = (numbers[0] - self._start) // self._block
         if at < len(self._blocks):
             return self._blocks[at].messages_at(numbers)
         start, tail = self._tail_first, self._tail
@@ -205,15 +245,31 @@ class Journal:
         """The number of the first message that is in no full block."""
         return self.last - len(self._tail) + 1
 
-    def _pop(self) -> Message:
-        """Take away the oldest message, where the first block has none left or there is none."""
-        if self._blocks and self._blocks[0].reversed:
-            self._blocks.popleft()
-        if not self._blocks:
-            # At most a block long, as the bounds are lower than that.
-            return self._tail.pop(0)
-        self._oldest = self._blocks[0].reverse()
-        return self._oldest.pop()
+    def _end_block(self) -> None:
+        """Begin a new block, and drop those that are beyond the bound in number."""
+        self._blocks.append(Block(self.last - self._block + 1, self._tail))
+        self._tail = []
+        self._drop_blocks()
+
+    def _drop_blocks(self) -> None:
+        """Drop the full blocks that are beyond the bound in number."""
+        first = self.first
+        while self._blocks and self._held_first < first and self._blocks[0].end < first:
+            self._drop_block()
+
+    def _drop_block(self) -> None:
+        block = self._blocks.popleft()
+        # Of one that is dropped message by message, those that are left.
+        messages = block.messages
+        if messages:
+            self._base = block[self._block - 1].id
+        self._held_bytes -= sum(map(size_of, messages))
+        self._held_first = block.end + 1
+        if self._times:
+            for _ in messages:
+                self._times.popleft()
+        if block.reversed:
+            self._oldest = []
 
     def _drop(self) -> None:
         """Drop what exceeds the bounds on bytes and age."""
@@ -224,20 +280,30 @@ class Journal:
             now = self._clock()
             oldest = now - self._seconds
             times.append(now)
-            while len(times) > len(self):
-                times.popleft()
-        while self.first <= self.last and (
-            self.bytes > self._bytes_bound or (times and times[0] < oldest)
+        self._drop_older(oldest)
+
+    def _drop_older(self, oldest: float) -> None:
+        """Drop what exceeds the bound on bytes, and what came before the time `oldest`."""
+        times = self._times
+        while self._held_first <= self.last and (
+            self._held_bytes > self._bytes_bound or (times and times[0] < oldest)
         ):
-            self._drop_oldest()
+            dropped = self._oldest.pop() if self._oldest else self._pop()
+            self._held_first += 1
+            self._base = dropped.id
+            self._held_bytes -= size_of(dropped)
             if times:
                 times.popleft()
 
-    def _drop_oldest(self) -> None:
-        dropped = self._oldest.pop() if self._oldest else self._pop()
-        self.first += 1
-        self.base = dropped.id
-        self.bytes -= len(dropped.key) + len(dropped.data)
+    def _pop(self) -> Message:
+        """Take away the oldest message, where the first block has none left or there is none."""
+        if self._blocks and self._blocks[0].reversed:
+            self._blocks.popleft()
+        if not self._blocks:
+            # At most a block long, as the bounds are lower than that.
+            return self._tail.pop(0)
+        self._oldest = self._blocks[0].reverse()
+        return self._oldest.pop()
 
 
 class Reading:
@@ -246,155 +312,72 @@ class Reading:
     What a block has is found once, however few messages are read at a time.
 
     Attributes:
+        selection: what matches.
         cursor: the number of the message up to which was read.
+        largest: bytes of data of the largest message that was read last.
     """
 
-    __slots__ = ("_found", "_next", "_until", "cursor", "selection")
+    __slots__ = ("_found", "_next", "_until", "cursor", "largest", "selection")
 
     def __init__(self, selection: Selection, cursor: int) -> None:
         self.selection = selection
         self.cursor = cursor
+        self.largest = 0
         self._found: list[int] = []
         # How many of those were read.
         self._next = 0
         self._until = cursor
 
-    def read(self, journal: Journal, limit: int, size: float) -> list[Message]:
-        """Return the next matching messages, at most `limit` of them.
+    def look(self, journal: Journal, limit: int) -> bool:
+        """Look for the next matching messages, a step's worth.
 
         Args:
             journal: where `cursor` is held, or the next message's.
-            limit: at least 1.
+            limit: how many are enough.
+
+        Returns:
+            whether there may be some after what was looked at, and none was found yet.
+        """
+        enough = journal.scanned + STEP
+        while self._next == len(self._found) and self._until < journal.last:
+            if journal.scanned > enough:
+                return True
+            self._found, self._until = journal.find(self.selection, self._until, limit)
+            self._next = 0
+        return False
+
+    def read(self, journal: Journal, limit: int, size: float) -> list[Message]:
+        """Return the next matching messages, at most `limit` of them; at least one if there is any.
+
+        Args:
+            journal: where `cursor` is held, or the next message's.
+            limit: at least 1. What takes more than a step to find is left for the next time.
             size: bytes of data that they may have together; one is read even so.
         """
         taken: list[Message] = []
-        while len(taken) < limit:
-            if self._next < len(self._found):
-                numbers = self._found[self._next : self._next + limit - len(taken)]
-                messages = journal.messages_at(numbers)
-                sizes = list(accumulate([len(message.data) for message in messages]))
-                fit = bisect_right(sizes, size) if sizes[-1] > size else len(sizes)
+        self.largest = 0
+        enough = journal.scanned + STEP
+        while len(taken) < limit and not (taken and journal.scanned > enough):
+            if self._next == len(self._found):
+                while self.look(journal, limit - len(taken)) and not taken:
+                    pass
+                if self._next == len(self._found):
+                    break
+            numbers = self._found[self._next : self._next + limit - len(taken)]
+            messages = journal.messages_at(numbers)
+            sizes = [len(message.data) for message in messages]
+            fit = len(sizes)
+            if sum(sizes) > size:
+                fit = bisect_right(list(accumulate(sizes)), size)
                 if not taken:
                     fit = max(1, fit)
-                if fit:
-                    self._next += fit
-                    self.cursor = numbers[fit - 1]
-                    size -= sizes[fit - 1]
-                    taken += messages[:fit]
-                if fit < len(numbers):
-                    break
-            elif self._until < journal.last:
-                self._found, self._until = journal.find(
-                    self.selection, self._until, limit - len(taken)
-                )
-                self._next = 0
-            else:
+                messages = messages[:fit]
+            if fit:
+                self.largest = max(self.largest, *sizes)
+                self._next += fit
+                self.cursor = numbers[fit - 1]
+                size -= sum(sizes[:fit])
+                taken += messages
+            if fit < len(numbers):
                 break
         return taken
-
-
-class _Block:
-    """A full block, and its index once it has one.
-
-    Attributes:
-        first: the number of its first message.
-        reversed: whether messages stand oldest last, so that dropping them is quick.
-    """
-
-    __slots__ = (
-        "_by_key",
-        "_messages",
-        "_names",
-        "_prefixed",
-        "_totals",
-        "_was_read",
-        "first",
-        "reversed",
-    )
-
-    def __init__(self, first: int, messages: list[Message]) -> None:
-        self.first = first
-        self.reversed = False
-        self._messages = messages
-        self._was_read = False
-        self._by_key: dict[str, list[int]] | None = None
-
-    def __getitem__(self, offset: int) -> Message:
-        return self._messages[_BLOCK - 1 - offset if self.reversed else offset]
-
-    def messages_at(self, numbers: Sequence[int]) -> list[Message]:
-        """Return messages by their numbers."""
-        messages = self._messages
-        if self.reversed:
-            end = self.first + _BLOCK - 1
-            return [messages[end - number] for number in numbers]
-        first = self.first
-        return [messages[number - first] for number in numbers]
-
-    def reverse(self) -> list[Message]:
-        """Turn the messages round, and return them to be taken from the end."""
-        self._messages.reverse()
-        self.reversed = True
-        return self._messages
-
-    @property
-    def to_prefixes(self) -> int:
-        """How many messages to a prefix there are in the index."""
-        return len(self._prefixed)
-
-    def count(self, selection: Selection) -> int:
-        """Return how many messages match; none may be dropped yet."""
-        by_key, names = self._index()
-        totals = self._totals
-        count = sum(len(by_key[key]) for key in selection.keys if key in by_key)
-        for start, end in selection.ranges:
-            low = bisect_left(names, start)
-            count += totals[len(names) if end is None else bisect_left(names, end, low)]
-            count -= totals[low]
-        return count + sum(selection.matches(message) for _, message in self._prefixed)
-
-    def find(self, selection: Selection) -> list[int]:
-        """Return the numbers of matching messages, in order; some may be dropped already."""
-        if self._by_key is None and not self._was_read and selection.only_key is not None:
-            # Made at once, an index for one reader would take longer than reading.
-            self._was_read = True
-            key = selection.only_key
-            return [
-                number
-                for number, message in self._numbered()
-                if message.key == key or (message.is_prefix and key.startswith(message.key))
-            ]
-        by_key, names = self._index()
-        found: list[int] = []
-        for key in selection.keys:
-            if key in by_key:
-                found += by_key[key]
-        for start, end in selection.ranges:
-            low = bisect_left(names, start)
-            high = len(names) if end is None else bisect_left(names, end, low)
-            for name in names[low:high]:
-                found += by_key[name]
-        found += [number for number, message in self._prefixed if selection.matches(message)]
-        # Quick where that is so already, as for one key.
-        found.sort()
-        return found
-
-    def _numbered(self) -> enumerate[Message]:
-        in_order = self._messages[::-1] if self.reversed else self._messages
-        return enumerate(in_order, self.first + _BLOCK - len(in_order))
-
-    def _index(self) -> tuple[dict[str, list[int]], list[str]]:
-        if self._by_key is None:
-            by_key: dict[str, list[int]] = {}
-            # Of messages to a prefix, what they address and no data, which may be dropped.
-            self._prefixed: list[tuple[int, Message]] = []
-            for number, message in self._numbered():
-                if message.is_prefix:
-                    bare = Message(message.key, b"", "", 0, is_prefix=True)
-                    self._prefixed.append((number, bare))
-                else:
-                    by_key.setdefault(message.key, []).append(number)
-            self._names = sorted(by_key)
-            self._totals = [0, *accumulate(len(by_key[name]) for name in self._names)]
-            self._by_key = by_key
-        return self._by_key, self._names

@@ -11,6 +11,9 @@ class State(Enum):
     The first two words are those of etcd's watchable store.
     """
 
+    # That of an Enum is a call in Python, and closing or losing moves each of many watches.
+    __hash__ = object.__hash__
+
     SYNCED = auto()
     """Its source feeds it as messages come in."""
 
@@ -30,6 +33,8 @@ class State(Enum):
 
 class Event(Enum):
     """What moves a watch from one state to another."""
+
+    __hash__ = object.__hash__
 
     FALL_BEHIND = auto()
     CATCH_UP = auto()

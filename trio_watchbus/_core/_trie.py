@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from itertools import chain
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -96,11 +98,14 @@ class PrefixTrie(Generic[T]):
 
         The trie may not be changed meanwhile.
         """
+        return chain.from_iterable(self._items_above(string))
+
+    def _items_above(self, string: str) -> Iterator[tuple[T] | dict[T, None]]:
         node = self._root
         at = 0
         while True:
             if node.items is not None:
-                yield from node.items
+                yield node.items
             if at == len(string) or node.children is None:
                 return
             child = node.children.get(string[at])
@@ -115,21 +120,45 @@ class PrefixTrie(Generic[T]):
         if top is not None and top[1] == string and top[0].items is not None:
             yield from top[0].items
 
+    def filed(self, string: str) -> int:
+        """Return how often something is filed under `string` or one of its beginnings."""
+        return sum(len(items) for items in self._items_above(string))
+
     def under(self, prefix: str) -> list[T]:
         """Return what is filed under the strings that start with `prefix`.
 
         An item filed under several is there for each.
         """
+        found: list[T] = []
+        for part in self.under_in_parts(prefix, inf):
+            found += part
+        return found
+
+    def under_in_parts(self, prefix: str, length: float) -> Iterator[list[T]]:
+        """Yield what `under` returns, in parts of about that length.
+
+        The trie may be changed between two parts. What was filed before the first and still is, is
+        in one of them; of what was filed or removed since, some may be.
+        """
+        # A node may be taken out of the trie while it waits in the list below. What is filed at
+        # it or beneath it stays within its reach: nothing is filed there any more, and a node that
+        # has something filed is not moved.
         top = self._descend(prefix)
         nodes = [] if top is None else [top[0]]
         found: list[T] = []
+        looked_at = 0
         # It grows while it is gone through: half the time that a stack and a generator take.
         for node in nodes:
             if node.items is not None:
                 found += node.items
             if node.children is not None:
                 nodes += node.children.values()
-        return found
+            looked_at += 1
+            if looked_at >= length or len(found) >= length:
+                yield found
+                found = []
+                looked_at = 0
+        yield found
 
     def strings(self, prefix: str = "") -> Iterator[str]:
         """Yield the strings that start with `prefix` and have something filed under them.

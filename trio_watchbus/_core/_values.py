@@ -63,31 +63,34 @@ class Values:
         self._kept.move_to_end(key)
         grown = len(message.data)
         if self._per_key == 1:
-            grown -= len(kept[0].data)
+            replaced = kept[0]
             kept[0] = message
+            if len(replaced.data) == grown:
+                return
+            grown -= len(replaced.data)
         elif len(kept) < self._per_key:
             kept.append(message)
             grown += len(key)
         else:
             grown -= len(kept.pop(0).data)
             kept.append(message)
-        if grown:
-            self.bytes += grown
-            if self.bytes > self._bytes_bound:
-                self._evict()
+        self.bytes += grown
+        if self.bytes > self._bytes_bound:
+            self._evict()
 
     def latest(self, key: str) -> Message | None:
         """Return the newest message kept of `key`, if any."""
         kept = self._kept.get(key)
         return kept[-1] if kept else None
 
-    def pages(self, request: WatchRequest, keys_a_page: int) -> Iterator[list[Message]]:
+    def pages(self, request: WatchRequest, messages_a_page: int) -> Iterator[list[Message]]:
         """Yield the newest `request.history` of each key that `request` covers.
 
-        Some keys at a time. Each page is in order. What is published between two pages may be in
-        the later one. A page may be empty, where keys were sorted.
+        Some messages at a time, or of one key all. Each page is in order. What is published
+        between two pages may be in the later one. A page may be empty, where keys were sorted.
         """
         selection = Selection(request)
+        keys_a_page = max(1, messages_a_page // max(1, min(request.history, self._per_key)))
         at = iter(selection.keys)
         while page := list(islice(at, keys_a_page)):
             yield self._newest(page, request.history)

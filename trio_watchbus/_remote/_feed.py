@@ -210,6 +210,9 @@ class Feed:
 
     # What the watch asks for; see `Source`
 
+    def prepare(self, watch: BufferedWatch) -> bool:  # noqa: ARG002
+        return False
+
     @enable_ki_protection
     def refill(self, watch: BufferedWatch) -> None:
         if self._waiting and isinstance(loss := self._waiting[0], WatchLaggedError):

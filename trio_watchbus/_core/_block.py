@@ -1,0 +1,135 @@
+"""Some messages of the journal in a row, and an index of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+from .._message import Message
+from ._selection import Selection
+
+
+class Block:
+    """A full block, and its index once it has one.
+
+    Attributes:
+        first: the number of its first message.
+        end: that of its last.
+        messages: those that are not dropped.
+        reversed: whether they stand oldest last, so that dropping them one by one is quick.
+        was_read: whether one key was looked for without an index.
+    """
+
+    __slots__ = (
+        "_by_key",
+        "_names",
+        "_prefixed",
+        "_totals",
+        "end",
+        "first",
+        "messages",
+        "reversed",
+        "was_read",
+    )
+
+    def __init__(self, first: int, messages: list[Message]) -> None:
+        self.first = first
+        self.end = first + len(messages) - 1
+        self.messages = messages
+        self.reversed = False
+        self.was_read = False
+        self._by_key: dict[str, list[int]] | None = None
+
+    def __getitem__(self, offset: int) -> Message:
+        return self.messages[self.end - self.first - offset if self.reversed else offset]
+
+    def messages_at(self, numbers: Sequence[int]) -> list[Message]:
+        """Return messages by their numbers."""
+        messages = self.messages
+        if self.reversed:
+            end = self.end
+            return [messages[end - number] for number in numbers]
+        first = self.first
+        return [messages[number - first] for number in numbers]
+
+    def reverse(self) -> list[Message]:
+        """Turn the messages round, and return them to be taken from the end."""
+        self.messages.reverse()
+        self.reversed = True
+        return self.messages
+
+    @property
+    def indexed(self) -> bool:
+        """Whether there is an index."""
+        return self._by_key is not None
+
+    @property
+    def to_prefixes(self) -> int:
+        """How many messages to a prefix there are in the index."""
+        return len(self._prefixed)
+
+    def make_index(self) -> int:
+        """Make the index if there is none; return how many messages were looked at for it."""
+        if self._by_key is not None:
+            return 0
+        by_key: dict[str, list[int]] = {}
+        # Of messages to a prefix, what they address and no data, which may be dropped.
+        self._prefixed: list[tuple[int, Message]] = []
+        for number, message in self._numbered():
+            if message.is_prefix:
+                bare = Message(message.key, b"", "", 0, is_prefix=True)
+                self._prefixed.append((number, bare))
+            else:
+                by_key.setdefault(message.key, []).append(number)
+        self._names = sorted(by_key)
+        self._totals = [0, *accumulate(len(by_key[name]) for name in self._names)]
+        self._by_key = by_key
+        return len(self.messages)
+
+    def count(self, selection: Selection) -> int:
+        """Return how many messages match, by the index; none may be dropped yet."""
+        by_key, names, totals = self._by_key, self._names, self._totals
+        assert by_key is not None
+        count = sum(len(by_key[key]) for key in selection.keys if key in by_key)
+        for start, end in selection.ranges:
+            low = bisect_left(names, start)
+            count += totals[len(names) if end is None else bisect_left(names, end, low)]
+            count -= totals[low]
+        return count + sum(selection.matches(message) for _, message in self._prefixed)
+
+    def find(self, selection: Selection) -> list[int]:
+        """Return the numbers of matching messages, in order, by the index.
+
+        Some may be dropped already.
+        """
+        by_key, names = self._by_key, self._names
+        assert by_key is not None
+        found: list[int] = []
+        for key in selection.keys:
+            if key in by_key:
+                found += by_key[key]
+        for start, end in selection.ranges:
+            low = bisect_left(names, start)
+            high = len(names) if end is None else bisect_left(names, end, low)
+            for name in names[low:high]:
+                found += by_key[name]
+        found += [number for number, message in self._prefixed if selection.matches(message)]
+        # Quick where that is so already, as for one key.
+        found.sort()
+        return found
+
+    def scan(self, selection: Selection) -> list[int]:
+        """Return the numbers of messages that match a selection of one key, without an index."""
+        key = selection.only_key
+        assert key is not None
+        self.was_read = True
+        return [
+            number
+            for number, message in self._numbered()
+            if message.key == key or (message.is_prefix and key.startswith(message.key))
+        ]
+
+    def _numbered(self) -> enumerate[Message]:
+        in_order = self.messages[::-1] if self.reversed else self.messages
+        return enumerate(in_order, self.end + 1 - len(in_order))

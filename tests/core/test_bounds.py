@@ -444,3 +444,27 @@ def test_ten_thousand_watches_that_take_nothing_stay_within_the_bound(
     for watch in watches:
         watch.close()
     assert dispatcher.budget.held == dispatcher.budget.reserved == 0
+
+
+async def test_a_history_longer_than_the_buffer_makes_no_room_for_what_follows() -> None:
+    bus = InMemoryWatchBus(retention=Retention(per_key=3))
+    for number in range(3):
+        bus.publish_nowait("a", b"%d" % number)
+    async with bus.watch("a", history=3, buffer_size=1, overflow="drop_newest") as watch:
+        assert watch.receive_nowait().data == b"0"
+        bus.publish_nowait("a", b"dropped")
+        assert received_now(watch) == [b"1", b"2"]
+        bus.publish_nowait("a", b"3")
+        bus.publish_nowait("a", b"dropped")
+        assert received_now(watch) == [b"3"]
+        assert watch.statistics().dropped == 2
+
+
+async def test_one_message_that_comes_drops_one_of_a_long_history() -> None:
+    bus = InMemoryWatchBus(retention=Retention(per_key=3))
+    for number in range(3):
+        bus.publish_nowait("a", b"%d" % number)
+    async with bus.watch("a", history=3, buffer_size=1, overflow="drop_oldest") as watch:
+        bus.publish_nowait("a", b"3")
+        assert received_now(watch) == [b"1", b"2", b"3"]
+        assert watch.statistics().dropped == 1

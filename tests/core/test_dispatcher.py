@@ -531,3 +531,19 @@ def test_a_quiet_watch_can_be_resumed_where_its_next_message_waits() -> None:
     assert watch.position == "e-6"
     watch.close()
     assert received_now(feed.watch("a", after=Position.parse(watch.position))) == [b"7"]
+
+
+def test_a_position_is_past_what_was_never_for_the_watch_though_nothing_is_held() -> None:
+    """Resuming there is refused as trimmed; from the last message received, too much was lost."""
+    dispatcher = Dispatcher(Position("e", 0), Retention(messages=1, bytes=1))
+    old = make_message(1, "a")
+    dispatcher.accept(old)
+    dispatcher.accept(make_message(2, "a"))
+    waiting, behind = (dispatcher.register(WatchRequest(["a"], (), buffer_size=1)) for _ in "wb")
+    for watch in (waiting, behind):
+        watch.load_history([old], "e-0")
+    waiting.receive_nowait()
+    dispatcher.accept(make_message(3, "a", b"longer than all that is held"))
+    behind.receive_nowait()
+    assert (waiting.statistics().buffered, behind.statistics().unread) == (1, 1)
+    assert waiting.position == behind.position == "e-2"

@@ -333,14 +333,17 @@ class Dispatcher:
         if waiting is not None:
             # Nearer than what it received last: there may be much between that is not for it.
             number = self._held(waiting)
-            return watch.place if number is None else journal.position_at(number - 1)
+            if number is None:
+                epoch, number, _ = Position.parse(waiting.id)
+                return _later(watch.place, epoch, number - 1)
+            return journal.position_at(number - 1)
         if not watch.behind:
             if self.delivery is None:
                 return journal.newest
             watch.place = self.delivery.position_of(watch.place)
             return watch.place
         if self._is_overtaken(watch):
-            return watch.place
+            return watch.place if watch.rewritten else _later(watch.place, self.epoch, watch.cursor)
         return journal.position_at(watch.cursor)
 
     def close(self, failure: BaseException | None = None, *, in_steps: bool = False) -> None:
@@ -405,6 +408,17 @@ class Dispatcher:
             return WatchLaggedError(missed, journal.base)
         watch.dropped += missed
         return None
+
+
+def _later(position: str, epoch: str, number: int) -> str:
+    """Return the position at `number`, of which no message is held, if that is after `position`.
+
+    It is refused, as all before it are. It tells how much is lost: before it there may be messages
+    that were never for the watch.
+    """
+    place = Position.parse(position)
+    later = place.epoch == epoch and number > place.sequence
+    return str(place._replace(sequence=number)) if later else position
 
 
 def _parts(watches: list[BufferedWatch]) -> Iterator[list[BufferedWatch]]:

@@ -228,10 +228,15 @@ class FedWatch:
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]
-        self._room = self._reserved if self.state is _SYNCED else 0
+        self._set_room()
         if self.state is _CLOSED:
             self._buffer.clear()
             self._release()
+
+    def _set_room(self) -> None:
+        # A history may be longer than what comes after it may be.
+        synced = self.state is _SYNCED
+        self._room = min(self._reserved, self.request.buffer_size) if synced else 0
 
     def _has_room(self, message: Message) -> bool:
         """Whether `message` fits in, by its bytes."""
@@ -259,7 +264,7 @@ class FedWatch:
             more = min(most, max(length, _GROWTH * self._reserved)) - self._reserved
             if budget.reserve(self, more * SMALL):
                 self._reserved += more
-                self._room = self._reserved if self.state is _SYNCED else 0
+                self._set_room()
                 return
         self._release()
         self._buffer = CountedBuffer(budget, self._buffer)
@@ -282,8 +287,10 @@ class FedWatch:
         elif kind == "drop_newest":
             self.dropped += 1
         else:
+            # By number one for one: a history may be longer than the buffer otherwise is.
+            most = max(len(buffer), self._size())
             buffer.append(message)
-            while len(buffer) > self._size() or self._too_large():
+            while len(buffer) > most or self._too_large():
                 buffer.popleft()
                 self.dropped += 1
             if not buffer:

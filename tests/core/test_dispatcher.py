@@ -8,7 +8,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import keys, prefixes, reaches, received_now
+from naive import keys, make_message, prefixes, reaches, received_now
 
 from trio_watchbus import HistoryLostError, Message, Retention, WatchLaggedError
 from trio_watchbus._core._dispatcher import Dispatcher

@@ -51,6 +51,9 @@ class Block:
             end = self.end
             return [messages[end - number] for number in numbers]
         first = self.first
+        if numbers[-1] - numbers[0] < len(numbers):
+            # All between are among them, as where there is one key.
+            return messages[numbers[0] - first : numbers[-1] + 1 - first]
         return [messages[number - first] for number in numbers]
 
     def reverse(self) -> list[Message]:

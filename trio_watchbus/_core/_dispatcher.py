@@ -118,6 +118,7 @@ class Dispatcher:
             for watch in route:
                 watch.put(message)
         else:
+            self.journal.last_large = self.journal.last
             for watch in route:
                 watch.put_counted(message)
 
@@ -130,6 +131,8 @@ class Dispatcher:
         append = self._append
         for message in messages:
             append(message)
+            if len(message.data) > LARGE:
+                self.journal.last_large = self.journal.last
         self.delivery = Delivery(messages, self, before)
 
     def step(self, puts: int = STEP) -> bool:

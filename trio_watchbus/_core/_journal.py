@@ -11,7 +11,7 @@ from math import inf
 from .._message import Message, Position
 from .._retention import Retention
 from ._block import Block
-from ._buffers import size_of
+from ._buffers import LARGE, size_of
 from ._selection import Selection
 
 _LEAST_BLOCK, _BLOCK, _BLOCKS = 16, 256, 512
@@ -41,6 +41,8 @@ class Journal:
 
     Attributes:
         last: the sequence number of the newest message, held or not.
+        last_large: that of the newest message with more than `LARGE` bytes of data, as noted by
+            whoever appends; 0 where there was none.
         scanned: messages and index entries looked at so far; tests count the cost of reading by it.
     """
 
@@ -59,6 +61,7 @@ class Journal:
         "_tail",
         "_times",
         "last",
+        "last_large",
         "scanned",
     )
 
@@ -131,6 +134,7 @@ class Journal:
         self._times: deque[float] = deque()
         self._base = str(position)
         self.last = position.sequence
+        self.last_large = 0
         # What is beyond the bound in number is held until its block is dropped.
         self._held_first = self.last + 1
         self._held_bytes = 0
@@ -229,10 +233,13 @@ class Journal:
 
     def messages_at(self, numbers: Sequence[int]) -> list[Message]:
         """Return messages of one block, by their numbers."""
-        at = (numbers[0] - self._start) // self._block
+        first, last = numbers[0], numbers[-1]
+        at = (first - self._start) // self._block
         if at < len(self._blocks):
             return self._blocks[at].messages_at(numbers)
         start, tail = self._tail_first, self._tail
+        if last - first < len(numbers):
+            return tail[first - start : last + 1 - start]
         return [tail[number - start] for number in numbers]
 
     @property
@@ -314,7 +321,7 @@ class Reading:
     Attributes:
         selection: what matches.
         cursor: the number of the message up to which was read.
-        largest: bytes of data of the largest message that was read last.
+        largest: bytes of data that a message that was read last has at most.
     """
 
     __slots__ = ("_found", "_next", "_until", "cursor", "largest", "selection")
@@ -355,7 +362,9 @@ class Reading:
             size: bytes of data that they may have together; one is read even so.
         """
         taken: list[Message] = []
-        self.largest = 0
+        # Where sizes need not be looked at, that saves a third of the time.
+        small = self.cursor >= journal.last_large and limit * LARGE <= size
+        self.largest = LARGE if small else 0
         enough = journal.scanned + STEP
         while len(taken) < limit and not (taken and journal.scanned > enough):
             if self._next == len(self._found):
@@ -365,18 +374,18 @@ class Reading:
                     break
             numbers = self._found[self._next : self._next + limit - len(taken)]
             messages = journal.messages_at(numbers)
-            sizes = [len(message.data) for message in messages]
-            fit = len(sizes)
-            if sum(sizes) > size:
+            fit = len(messages)
+            if not small:
+                sizes = [len(message.data) for message in messages]
                 fit = bisect_right(list(accumulate(sizes)), size)
                 if not taken:
                     fit = max(1, fit)
                 messages = messages[:fit]
+                size -= sum(sizes[:fit])
+                self.largest = max([self.largest, *sizes[:fit]])
             if fit:
-                self.largest = max(self.largest, *sizes)
                 self._next += fit
                 self.cursor = numbers[fit - 1]
-                size -= sum(sizes[:fit])
                 taken += messages
             if fit < len(numbers):
                 break

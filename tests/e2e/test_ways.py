@@ -295,15 +295,47 @@ async def test_a_half_closed_request_is_answered(
 
 
 async def test_a_half_closed_stream_is_answered(server: Server) -> None:
-    """With the watch open; where ASGI cannot tell a half-closed client from none, it ends then."""
+    """With its history; it ends then where ASGI cannot tell a half-closed client from none."""
+    await server.bus.publish("a", b"1")
     async with await server.connect() as client:
-        await client.request("/sse?key=a")
+        await client.request("/sse?key=a&history=1")
         await half_close(client)
         assert (await client.head()).status == 200
         assert (await client.event()).retry is not None
-        if server.way != "mounted":
-            await server.bus.publish("a", b"1")
-            assert (await client.message_event()).data == "1"
+        assert (await client.message_event()).data == "1"
+        if server.way == "mounted":
+            end = await client.event()
+            while end.event != "end":
+                # A bookmark: it shows whether the client is still there.
+                assert end.data == ""
+                end = await client.event()
+            assert end.data == '{"reason":"half_closed"}'
+        else:
+            await server.bus.publish("a", b"2")
+            assert (await client.message_event()).data == "2"
+
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+@pytest.mark.parametrize("way", ["plain", "hypercorn"])
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [("/ws", {}, 400), ("/ws?key=a", {"Host": "evil.example"}, 403), ("/ws?key=a", {}, 101)],
+)
+async def test_a_half_closed_handshake_is_answered(
+    way: str, target: str, headers: dict[str, str], status: int
+) -> None:
+    """Of a server of ours; plain hypercorn takes such a client for one that left."""
+    async with served(SlowBus(), way=way) as server, await server.connect() as client:
+        await client.request(target, "GET", b"", {**HANDSHAKE, **headers})
+        await half_close(client)
+        assert (await client.head()).status == status
 
 
 async def test_a_client_that_leaves_its_stream_is_noticed_at_once(server: Server) -> None:

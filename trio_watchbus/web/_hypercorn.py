@@ -284,7 +284,7 @@ class ConnectionServer(TCPServer):
                 break
             if data is None:
                 break
-            if not data and http.connection.their_state in (h11.DONE, h11.MUST_CLOSE):
+            if not data and _is_unanswered(http):
                 await self._answered.wait()
             await self._protocol.handle(RawData(bytes(data)))
             if not data:
@@ -301,7 +301,9 @@ class ConnectionServer(TCPServer):
 
     async def protocol_send(self, event: Any) -> None:
         await super().protocol_send(event)
-        if isinstance(event, Closed) or (isinstance(event, Updated) and event.idle):
+        stream: Any = self._protocol.protocol.stream  # type: ignore[union-attr]
+        accepted = isinstance(stream, WSStream) and stream.handshake.accepted
+        if accepted or isinstance(event, Closed) or (isinstance(event, Updated) and event.idle):
             self._answered.set()
 
     async def _check_version(self, request: h11.Request) -> None:
@@ -317,6 +319,13 @@ class ConnectionServer(TCPServer):
         if isinstance(stream, WSStream):
             frames = _Frames(stream, self._client)
             stream.handle = frames.handle  # type: ignore[method-assign]
+
+
+def _is_unanswered(http: Any) -> bool:
+    """Whether a whole request came that is not answered yet."""
+    if isinstance(http.stream, WSStream):
+        return not http.stream.handshake.accepted
+    return http.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
 
 
 @final

@@ -63,6 +63,7 @@ class EventStream:
         "_drain",
         "_encode",
         "_ended",
+        "_finished",
         "_heartbeat",
         "_history",
         "_opening",
@@ -92,6 +93,7 @@ class EventStream:
         self._heartbeat = heartbeat
         self._turn = turn
         self._ended = False
+        self._finished = False
         self._scope: trio.CancelScope | None = None
 
     def close(self) -> None:
@@ -104,8 +106,8 @@ class EventStream:
             self._scope.cancel()
 
     def finish(self) -> None:
-        """End without a word, for a client that has ended its side."""
-        self._ended = True
+        """End after the history, for a client that has ended its side."""
+        self._finished = True
         self.ask_client()
 
     def __aiter__(self) -> Self:
@@ -117,10 +119,9 @@ class EventStream:
         if self._opening:
             opening, self._opening = self._opening, b""
             return opening
-        chunk = b"" if self._ended else await self._next(None)
-        if not chunk:
+        if self._ended:
             raise StopAsyncIteration
-        return chunk
+        return await self._next(None)
 
     async def send_all(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Send what iterating gives, at half the cost.
@@ -130,17 +131,16 @@ class EventStream:
         """
         async for chunk in self:
             await send(chunk)
-            while not self._ended and (chunk := await self._next(send)):
-                await send(chunk)
+            while not self._ended:
+                await send(await self._next(send))
 
     async def _next(self, send: Callable[[bytes], Awaitable[None]] | None) -> bytes:
-        """Return the next chunk; with `send`, the next that is not messages, those being sent.
-
-        Nothing is returned at the end of the client's side.
-        """
+        """Return the next chunk; with `send`, the next that is not messages, those being sent."""
         try:
             if self._history is not None:
                 return self._history_chunk()
+            if self._finished:
+                return self._end("half_closed")
             chunk = b""
             with self._drain.interrupting(self._heartbeat) as scope:
                 self._scope = scope
@@ -151,7 +151,7 @@ class EventStream:
                     chunk = b""
                     chunk = await self._chunk(await self._watch.receive_batch(1))
             self._scope = None
-            if chunk or self._ended:
+            if chunk:
                 return chunk
             if self._drain.begun.is_set():
                 return self._end("shutdown")

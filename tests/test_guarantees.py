@@ -55,6 +55,9 @@ def test_every_check_is_in_a_row() -> None:
 def test_every_row_names_tests() -> None:
     """Checks or, where not all buses have what is promised, that there are none; and tests."""
     for row in ROWS:
-        assert quoted(row[1]) or row[1].strip() in ("all checks", "(not applicable to every bus)"), row
+        assert quoted(row[1]) or row[1].strip() in (
+            "all checks",
+            "(not applicable to every bus)",
+        ), row
         assert quoted(row[2]), row
         assert all(TEST.fullmatch(name) for name in quoted(row[2])), row

@@ -300,9 +300,16 @@ class InMemoryWatchBus(WatchBus):
         if not self._ready:
             self._dispatcher.finish()
             self._set_ready(ready=not self._closed)
-        ids = self._accept_all(messages, idempotency_key, in_steps=False)
-        if len(messages) > 1:
-            self._dispatcher.finish()
+        # A bus that is ready is open.
+        if idempotency_key is not None or not self._ready or not messages:
+            known = self._begin_call(len(messages), idempotency_key)
+            if known is not None:
+                return known
+        if len(messages) == 1:
+            [(key, data, is_prefix)] = messages
+            return [self._accept_one(key, data, is_prefix=is_prefix)]
+        ids = self._accept_all(messages)
+        self._dispatcher.finish()
         return ids
 
     @enable_ki_protection
@@ -313,8 +320,10 @@ class InMemoryWatchBus(WatchBus):
         # Whoever came before hands on first.
         await self._delivering.acquire()
         try:
-            ids = self._accept_all(messages, idempotency_key, in_steps=True)
-            await self._hand_on()
+            ids = self._begin_call(len(messages), idempotency_key)
+            if ids is None:
+                ids = self._accept_all(messages)
+                await self._hand_on()
         finally:
             self._delivering.release()
         return ids
@@ -339,31 +348,26 @@ class InMemoryWatchBus(WatchBus):
         # Of a bus that is not ready no route is known: one look there says both.
         self._routes = self._known_routes if ready else {}
 
-    def _accept_all(
-        self,
-        messages: list[tuple[str, bytes, bool]],
-        idempotency_key: str | None,
-        *,
-        in_steps: bool,
-    ) -> list[str]:
-        """Number and keep checked messages in one run, or find that it was done before."""
+    def _begin_call(self, messages: int, idempotency_key: str | None) -> list[str] | None:
+        """Return the ids of a call that was made before, or None for one that is to be made now."""
         if idempotency_key is not None:
             check_key(idempotency_key, "idempotency key")
         self._check_open()
         if not messages:
             return []
-        first = self._journal.last + 1
-        last = self._journal.last + len(messages)
         if idempotency_key is not None:
             known = self._calls.get(idempotency_key)
             if known is not None:
                 return [f"{self._id_start}{number}" for number in range(known[0], known[1] + 1)]
-            self._calls.remember(idempotency_key, first, last)
-        if len(messages) == 1 and not in_steps:
-            [(key, data, is_prefix)] = messages
-            return [self._accept_one(key, data, is_prefix=is_prefix)]
+            first = self._journal.last + 1
+            self._calls.remember(idempotency_key, first, first + messages - 1)
+        return None
+
+    def _accept_all(self, messages: list[tuple[str, bytes, bool]]) -> list[str]:
+        """Number and keep checked messages in one run, to be handed on in steps."""
+        first = self._journal.last + 1
         accepted = now()
-        ids = [f"{self._id_start}{number}" for number in range(first, last + 1)]
+        ids = [f"{self._id_start}{number}" for number in range(first, first + len(messages))]
         published = [
             Message(key, data, identifier, accepted, is_prefix)
             for (key, data, is_prefix), identifier in zip(messages, ids, strict=True)

@@ -109,11 +109,13 @@ class Dispatcher:
         """Take the next message of the order, and hand it to every watch that it reaches."""
         self._append(message)
         key = message.key
-        route: Iterable[BufferedWatch] | None = None
-        if not message.is_prefix:
+        route: Iterable[BufferedWatch] | None
+        if message.is_prefix:
+            route = self._prefix_route(key)
+        else:
             route = self.routes.known.get(key)
-        if route is None:
-            route = self.route_of(message)
+            if route is None:
+                route = self._key_route(key)
         if len(message.data) <= LARGE:
             for watch in route:
                 watch.put(message)
@@ -159,13 +161,6 @@ class Dispatcher:
         while self.step():
             pass
 
-    def route_of(self, message: Message) -> Iterable[BufferedWatch]:
-        """Return the watches that `message` reaches."""
-        if message.is_prefix:
-            return self._prefix_route(message.key)
-        route = self.routes.known.get(message.key)
-        return self._key_route(message.key) if route is None else route
-
     def short_route_of(self, message: Message) -> Sequence[BufferedWatch] | None:
         """Return the watches that `message` reaches; None if finding them may take long."""
         key = message.key
@@ -180,12 +175,17 @@ class Dispatcher:
         """Yield the watches that `message` reaches, some more than once, in bounded parts."""
         key = message.key
         if message.is_prefix:
-            yield from self.keys.under_in_parts(key, STEP)
-            # Whoever watches the prefix exactly is among both.
-            yield from self.prefixes.under_in_parts(key, STEP)
-            yield from _parts(list(self.prefixes.covering(key)))
+            # Whoever watches the prefix exactly is among the last two.
+            found: Iterator[list[BufferedWatch]] = chain(
+                self.keys.under_in_parts(key, STEP),
+                self.prefixes.under_in_parts(key, STEP),
+                [list(self.prefixes.covering(key))],
+            )
         else:
-            yield from _parts([*self.keys.at(key), *self.prefixes.covering(key)])
+            found = iter([[*self.keys.at(key), *self.prefixes.covering(key)]])
+        for part in found:
+            for start in range(0, len(part), STEP):
+                yield part[start : start + STEP]
 
     def lose(self, position: Position, missed: int | None, *, rewritten: bool = False) -> None:
         """Take note that no message up to `position` will come any more.
@@ -422,8 +422,3 @@ def _later(position: str, epoch: str, number: int) -> str:
     place = Position.parse(position)
     later = place.epoch == epoch and number > place.sequence
     return str(place._replace(sequence=number)) if later else position
-
-
-def _parts(watches: list[BufferedWatch]) -> Iterator[list[BufferedWatch]]:
-    for start in range(0, len(watches), STEP):
-        yield watches[start : start + STEP]

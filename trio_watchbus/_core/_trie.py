@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from itertools import chain
-from math import inf
+from collections.abc import Hashable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -129,36 +128,24 @@ class PrefixTrie(Generic[T]):
 
         An item filed under several is there for each.
         """
-        found: list[T] = []
-        for part in self.under_in_parts(prefix, inf):
-            found += part
-        return found
+        nodes = self._top(prefix)
+        return _filed_at(nodes, nodes)
 
-    def under_in_parts(self, prefix: str, length: float) -> Iterator[list[T]]:
-        """Yield what `under` returns, in parts of about that length.
+    def under_in_parts(self, prefix: str, nodes_a_part: int) -> Iterator[list[T]]:
+        """Yield what `under` returns, in parts.
 
         The trie may be changed between two parts. What was filed before the first and still is, is
         in one of them; of what was filed or removed since, some may be.
         """
-        # A node may be taken out of the trie while it waits in the list below. What is filed at
-        # it or beneath it stays within its reach: nothing is filed there any more, and a node that
-        # has something filed is not moved.
-        top = self._descend(prefix)
-        nodes = [] if top is None else [top[0]]
-        found: list[T] = []
+        # A node may be taken out of the trie while it waits in the list. What is filed at it or
+        # beneath it stays within its reach: nothing is filed there any more, and a node that has
+        # something filed is not moved.
+        nodes = self._top(prefix)
+        each = iter(nodes)
         looked_at = 0
-        # It grows while it is gone through: half the time that a stack and a generator take.
-        for node in nodes:
-            if node.items is not None:
-                found += node.items
-            if node.children is not None:
-                nodes += node.children.values()
-            looked_at += 1
-            if looked_at >= length or len(found) >= length:
-                yield found
-                found = []
-                looked_at = 0
-        yield found
+        while looked_at < len(nodes):
+            yield _filed_at(nodes, islice(each, nodes_a_part))
+            looked_at += nodes_a_part
 
     def strings(self, prefix: str = "") -> Iterator[str]:
         """Yield the strings that start with `prefix` and have something filed under them.
@@ -175,6 +162,11 @@ class PrefixTrie(Generic[T]):
                 yield string
             if node.children is not None:
                 waiting.extend((child, string + child.label) for child in node.children.values())
+
+    def _top(self, prefix: str) -> list[_Node[T]]:
+        """Return the node above all strings that start with `prefix`, if there is one."""
+        top = self._descend(prefix)
+        return [] if top is None else [top[0]]
 
     def _descend(self, prefix: str) -> tuple[_Node[T], str] | None:
         """Return the node at or next below `prefix`, and its string; None if there is none."""
@@ -223,6 +215,19 @@ class PrefixTrie(Generic[T]):
             else:
                 return
             self._nodes -= 1
+
+
+def _filed_at(nodes: list[_Node[T]], some: Iterable[_Node[T]]) -> list[T]:
+    """Return what is filed at `some` of `nodes`, and add the nodes beneath them to `nodes`."""
+    found: list[T] = []
+    # They may be the list itself, which grows while it is gone through: half the time that a stack
+    # and a generator take.
+    for node in some:
+        if node.items is not None:
+            found += node.items
+        if node.children is not None:
+            nodes += node.children.values()
+    return found
 
 
 def _shared(label: str, string: str, at: int) -> int:

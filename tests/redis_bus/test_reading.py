@@ -302,7 +302,7 @@ async def test_ten_thousand_watches_have_three_connections(server: RedisServer) 
         with server.client() as client:
             names = [connected["name"] for connected in client.client_list()]
         assert sum(name.startswith("watchbus-") for name in names) == 3
-        assert sum("_read_page" in thread.name for thread in threading.enumerate()) == 1
+        assert sum("read_page" in thread.name for thread in threading.enumerate()) == 1
         await bus.publish_prefix("key-", b"")
 
 

@@ -17,10 +17,11 @@ from .._backoff import Backoff
 from .._core._dispatcher import STEP, Dispatcher
 from .._message import Message, Position
 from .._retention import Retention
-from ._backend_errors import BackendError, BusyError, PermanentError, RefusedError
-from ._layout import Command, Facts, Names, Page, Run, read_log
+from ._backend_errors import BackendError, PermanentError, RefusedError
+from ._layout import Command, Facts, Names, Page, Run
 from ._paging import PageSize
 from ._pipeline import PAUSES
+from ._reading import ask, ask_facts, probe, read_page
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ class Reader(Generic[D]):
             BackendError: it failed. What Redis will always refuse is raised here already.
             ValueError: other settings are stored with the log.
         """
-        await self._call(_probe, self._link, self._names)
-        [settings] = await self._call(_ask, self._link, self._settings.opening())
+        await self._call(probe, self._link, self._names)
+        [settings] = await self._call(ask, self._link, self._settings.opening())
         self._settings.opened(settings)
         self._adopted()
         facts = await self._check(connecting=True)
@@ -227,7 +228,7 @@ class Reader(Generic[D]):
 
     async def _adopt_settings(self) -> None:
         """Take what is stored with the log; store what was given if that is lost."""
-        [settings] = await self._call(_ask, self._link, self._settings.keeping())
+        [settings] = await self._call(ask, self._link, self._settings.keeping())
         self._has_settings = True
         changes = self._settings.adopt(settings)
         if changes:
@@ -259,7 +260,7 @@ class Reader(Generic[D]):
             self.state_command(),
         )
         try:
-            page, facts = await self._call(_read_page, self._link, self.dispatcher.epoch, *commands)
+            page, facts = await self._call(read_page, self._link, self.dispatcher.epoch, *commands)
         except BackendError:
             if newest > last:
                 self._page_size.failed()
@@ -370,7 +371,7 @@ class Reader(Generic[D]):
             rewritten: an epoch that must not go on.
         """
         command = self.state_command(connecting=connecting, rewritten=rewritten)
-        facts: Facts = await self._call(_ask_facts, self._link, command)
+        facts: Facts = await self._call(ask_facts, self._link, command)
         return facts
 
     def state_command(self, *, connecting: bool = False, rewritten: str = "") -> Command:
@@ -394,35 +395,3 @@ class Reader(Generic[D]):
 def _texts(*positions: Position | None) -> list[str]:
     """Return the positions by which history can be recognized: those of messages."""
     return [str(position) for position in positions if position is not None and position.branch]
-
-
-# In the thread
-
-
-def _probe(link: Link, names: Names) -> None:
-    """Check that all that the bus does is permitted, and that all names are its own."""
-    try:
-        _ask(link, names.script("probe"))
-        _ask(link, ("XREAD", "STREAMS", names.probe, "0-0"))
-    except RefusedError as refusal:
-        # What it cannot write now, for want of memory say, it may later.
-        if isinstance(refusal, (PermanentError, BusyError)):
-            raise
-
-
-def _ask_facts(link: Link, command: Command) -> Facts:
-    [answer] = _ask(link, command)
-    return Facts.read(*answer)
-
-
-def _read_page(link: Link, epoch: str, *commands: Command) -> tuple[Page, Facts]:
-    streams, facts = _ask(link, *commands)
-    return read_log(streams[0][1] if streams else (), epoch), Facts.read(*facts)
-
-
-def _ask(link: Link, *commands: Command) -> list[Any]:
-    replies = link.exchange(*commands)
-    for reply in replies:
-        if isinstance(reply, RefusedError):
-            raise reply
-    return replies

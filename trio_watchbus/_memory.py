@@ -15,8 +15,9 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled, enable_ki_protect
 
 from ._core._buffers import BUFFERS_BYTES, LARGE
 from ._core._calls import Calls
-from ._core._dispatcher import STEP, Dispatcher
+from ._core._dispatcher import Dispatcher
 from ._core._history import load_history
+from ._core._routes import STEP
 from ._core._values import Values
 from ._core._watch import BufferedWatch
 from ._keys import check_key, check_prefix
@@ -192,13 +193,10 @@ class InMemoryWatchBus(WatchBus):
         await checkpoint()
         items = iter(messages)
         checked: list[tuple[str, bytes, bool]] = []
-        while True:
-            page = islice(items, _ITEMS_A_STEP)
-            before = len(checked)
+        while page := list(islice(items, _ITEMS_A_STEP)):
             checked += [check_publication(item, self.max_message_size) for item in page]
-            if len(checked) - before < _ITEMS_A_STEP:
-                break
-            await checkpoint()
+            if len(page) == _ITEMS_A_STEP:
+                await checkpoint()
         return await self._publish_in_steps(checked, idempotency_key)
 
     async def latest(self, key: str) -> Message | None:
@@ -280,13 +278,15 @@ class InMemoryWatchBus(WatchBus):
             while dispatcher.journal.make_indexes(request.after.sequence):
                 await checkpoint()
             self._check_open()
-        watch = dispatcher.register(request, request.after)
-        if request.history:
-            try:
+        watch = dispatcher.register(request, request.after, in_steps=True)
+        try:
+            if request.history:
                 await load_history(dispatcher, self._values, watch)
-            except BaseException:
-                watch.close()
-                raise
+            while request.overflow == "latest" and watch.behind and dispatcher.prepare(watch):
+                await checkpoint()
+        except BaseException:
+            watch.close()
+            raise
         return watch
 
     def _check_open(self) -> None:

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from naive import keys, make_message, prefixes, reaches, received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
-from trio_watchbus._core import _dispatcher
 from trio_watchbus._core._buffers import LatestBuffer, size_of
 from trio_watchbus._core._delivery import Delivery
 from trio_watchbus._core._dispatcher import Dispatcher
 from trio_watchbus._core._journal import Journal, Reading
+from trio_watchbus._core._routes import STEP, Routes
 from trio_watchbus._core._selection import Selection, end_of
 from trio_watchbus._core._watch import BufferedWatch
 from trio_watchbus._message import Position
@@ -144,7 +144,7 @@ def test_publishing_makes_no_index() -> None:
     for number in range(1, 1000):
         journal.append(make_message(number))
     assert journal.scanned == 0
-    assert all(block._by_key is None for block in journal._blocks)
+    assert all(not block.indexed for block in journal._blocks)
 
 
 # The history of prefixes
@@ -202,15 +202,15 @@ async def test_what_comes_while_history_is_looked_up_follows_it_once(
 
 async def test_a_batch_is_handed_on_in_steps_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = InMemoryWatchBus()
-    held = [await bus.watch(f"k{number}").__aenter__() for number in range(_dispatcher.STEP + 10)]
+    held = [await bus.watch(f"k{number}").__aenter__() for number in range(STEP + 10)]
     routes: list[str] = []
-    find = Dispatcher.route_in_parts
+    find = Routes.in_parts
 
-    def route_in_parts(self: Dispatcher, message: Message) -> Any:
+    def in_parts(self: Routes[Any], message: Message) -> Any:
         routes.append(message.key)
         return find(self, message)
 
-    monkeypatch.setattr(Dispatcher, "route_in_parts", route_in_parts)
+    monkeypatch.setattr(Routes, "in_parts", in_parts)
     steps: list[int] = []
     step = Delivery.step
 
@@ -229,7 +229,7 @@ async def test_a_batch_is_handed_on_in_steps_and_in_order(monkeypatch: pytest.Mo
         assert bus.position.endswith("-3")
         latecomer = await bus.watch("k0").__aenter__()
         nursery.start_soon(bus.publish, "k0", b"later")
-    assert max(steps) <= _dispatcher.STEP
+    assert max(steps) <= STEP
     assert sum(steps) == 3 * len(held) + 1
     assert len(steps) >= 4
     assert routes == ["k"]
@@ -243,7 +243,7 @@ async def test_a_batch_is_handed_on_in_steps_and_in_order(monkeypatch: pytest.Mo
 
 async def many_watches(bus: InMemoryWatchBus) -> list[Any]:
     """So many that a message to all is under way for some steps."""
-    return [await bus.watch(f"k{number}").__aenter__() for number in range(3 * _dispatcher.STEP)]
+    return [await bus.watch(f"k{number}").__aenter__() for number in range(3 * STEP)]
 
 
 async def test_a_cancel_or_a_publish_that_does_not_wait_leaves_no_batch_half_handed_on() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from .._message import Message
@@ -22,10 +22,11 @@ class Block:
     """
 
     __slots__ = (
-        "_by_key",
         "_names",
+        "_numbers",
+        "_places",
         "_prefixed",
-        "_totals",
+        "_starts",
         "end",
         "first",
         "messages",
@@ -39,7 +40,7 @@ class Block:
         self.messages = messages
         self.reversed = False
         self.was_read = False
-        self._by_key: dict[str, list[int]] | None = None
+        self._places: dict[str, int] | None = None
 
     def __getitem__(self, offset: int) -> Message:
         return self.messages[self.end - self.first - offset if self.reversed else offset]
@@ -65,7 +66,7 @@ class Block:
     @property
     def indexed(self) -> bool:
         """Whether there is an index."""
-        return self._by_key is not None
+        return self._places is not None
 
     @property
     def to_prefixes(self) -> int:
@@ -74,7 +75,7 @@ class Block:
 
     def make_index(self) -> int:
         """Make the index if there is none; return how many messages were looked at for it."""
-        if self._by_key is not None:
+        if self._places is not None:
             return 0
         by_key: dict[str, list[int]] = {}
         # Of messages to a prefix, what they address and no data, which may be dropped.
@@ -85,42 +86,43 @@ class Block:
                 self._prefixed.append((number, bare))
             else:
                 by_key.setdefault(message.key, []).append(number)
+        # A list for each key would be much for Python's garbage collector to go through.
         self._names = sorted(by_key)
-        self._totals = [0, *accumulate(len(by_key[name]) for name in self._names)]
-        self._by_key = by_key
+        self._numbers = [number for name in self._names for number in by_key[name]]
+        self._starts = [0, *accumulate(len(by_key[name]) for name in self._names)]
+        self._places = {name: place for place, name in enumerate(self._names)}
         return len(self.messages)
 
     def count(self, selection: Selection) -> int:
         """Return how many messages match, by the index; none may be dropped yet."""
-        by_key, names, totals = self._by_key, self._names, self._totals
-        assert by_key is not None
-        count = sum(len(by_key[key]) for key in selection.keys if key in by_key)
-        for start, end in selection.ranges:
-            low = bisect_left(names, start)
-            count += totals[len(names) if end is None else bisect_left(names, end, low)]
-            count -= totals[low]
-        return count + sum(selection.matches(message) for _, message in self._prefixed)
+        return sum(end - start for start, end in self._runs(selection)) + sum(
+            selection.matches(message) for _, message in self._prefixed
+        )
 
     def find(self, selection: Selection) -> list[int]:
         """Return the numbers of matching messages, in order, by the index.
 
         Some may be dropped already.
         """
-        by_key, names = self._by_key, self._names
-        assert by_key is not None
         found: list[int] = []
-        for key in selection.keys:
-            if key in by_key:
-                found += by_key[key]
-        for start, end in selection.ranges:
-            low = bisect_left(names, start)
-            high = len(names) if end is None else bisect_left(names, end, low)
-            for name in names[low:high]:
-                found += by_key[name]
+        for start, end in self._runs(selection):
+            found += self._numbers[start:end]
         found += [number for number, message in self._prefixed if selection.matches(message)]
         # Quick where that is so already, as for one key.
         found.sort()
         return found
+
+    def _runs(self, selection: Selection) -> Iterator[tuple[int, int]]:
+        """Yield from where to where in the index there are numbers of matching messages."""
+        places, names, starts = self._places, self._names, self._starts
+        assert places is not None
+        for key in places.keys() & selection.keys:
+            place = places[key]
+            yield starts[place], starts[place + 1]
+        for prefix, above in selection.ranges:
+            low = bisect_left(names, prefix)
+            high = len(names) if above is None else bisect_left(names, above, low)
+            yield starts[low], starts[high]
 
     def scan(self, selection: Selection) -> list[int]:
         """Return the numbers of messages that match a selection of one key, without an index."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, final
 
 from .._message import Message, Position
 from ._buffers import LARGE
+from ._routes import Routes
 
 if TYPE_CHECKING:
     from ._watch import BufferedWatch
@@ -16,26 +17,13 @@ _LARGE_PUTS = 16
 """What handing on a large message counts: it may have to count all that waits in the buffer."""
 
 
-class Routing(Protocol):
-    """Knows whom a message reaches."""
-
-    def short_route_of(self, message: Message) -> Sequence[BufferedWatch] | None:
-        """Return the watches that `message` reaches; None if finding them may take long."""
-
-    def route_in_parts(self, message: Message) -> Iterator[Iterable[BufferedWatch]]:
-        """Yield the watches that `message` reaches, some more than once, in bounded parts.
-
-        Watches may come and go between two parts: what is there all the time is in one of them.
-        """
-
-
 @final
 class Delivery:
     """Hands messages to watches in order: each to all that it reaches, before the next.
 
     Args:
         messages: what was accepted in one run, and is in the journal; at least one.
-        routing: tells whom a message reaches.
+        routes: whom a message reaches.
         before: the position before the first of them.
 
     Attributes:
@@ -50,13 +38,15 @@ class Delivery:
         "_messages",
         "_parts",
         "_rest",
-        "_routing",
+        "_routes",
         "newcomers",
     )
 
-    def __init__(self, messages: Sequence[Message], routing: Routing, before: str) -> None:
+    def __init__(
+        self, messages: Sequence[Message], routes: Routes[BufferedWatch], before: str
+    ) -> None:
         self._messages = messages
-        self._routing = routing
+        self._routes = routes
         # The position of the message before the one that is handed on.
         self._before = before
         self._at = 0
@@ -103,12 +93,12 @@ class Delivery:
             if self._known == (message.key, message.is_prefix):
                 self._rest = iter(self._found)
                 return puts
-            route = self._routing.short_route_of(message)
+            route = self._routes.short_of(message)
             if route is not None:
                 self._rest = iter(route)
                 # As long as handing it to a watch or two.
                 return puts - 2
-            self._parts = self._routing.route_in_parts(message)
+            self._parts = self._routes.in_parts(message)
             self._found = {}
             self._known = None
         for part in self._parts:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -15,13 +14,9 @@ from .._retention import Retention
 from ._buffers import BUFFERS_BYTES, LARGE, Budget
 from ._delivery import Delivery
 from ._journal import Journal, Reading
-from ._routes import Routes
+from ._routes import STEP, Routes
 from ._selection import Selection
-from ._trie import PrefixTrie
 from ._watch import BufferedWatch
-
-STEP = 4096
-"""Times that a message is handed to a watch before other tasks run: 2 ms at 0.5 µs each."""
 
 _PAGE = 4096
 """Messages that are read from the journal at a time: in about a millisecond."""
@@ -42,14 +37,13 @@ class Dispatcher:
     Attributes:
         epoch: the epoch of the numbering.
         journal: the recent messages; knows the newest one's number.
-        keys: watches by the keys that they name.
-        prefixes: watches by the prefixes that they name.
         watches: all watches.
         ended: whether the bus is closed or failed.
         delivery: what was accepted and is yet to be handed on by `step`, or None.
         budget: what the watches' buffers hold, and may.
-        routes: whom a message to a key reaches, for keys that were looked up lately and that no
-            registration touched since.
+        routes: whom a message reaches.
+        keys: watches by the keys that they name.
+        prefixes: watches by the prefixes that they name.
     """
 
     def __init__(
@@ -64,11 +58,10 @@ class Dispatcher:
         self.journal = Journal(retention, position, clock)
         self._append = self.journal.append
         self.budget = Budget(buffers_bytes)
-        self.keys: PrefixTrie[BufferedWatch] = PrefixTrie()
-        self.prefixes: PrefixTrie[BufferedWatch] = PrefixTrie()
         self.watches: set[BufferedWatch] = set()
         self.keys_bound = max(1, retention.filled().keys)
         self.routes: Routes[BufferedWatch] = Routes()
+        self.keys, self.prefixes = self.routes.keys, self.routes.prefixes
         self.ended = False
         self.delivery: Delivery | None = None
         # Watches that were overtaken while there was something to hand on: what they missed is
@@ -109,13 +102,8 @@ class Dispatcher:
         """Take the next message of the order, and hand it to every watch that it reaches."""
         self._append(message)
         key = message.key
-        route: Iterable[BufferedWatch] | None
-        if message.is_prefix:
-            route = self._prefix_route(key)
-        else:
-            route = self.routes.known.get(key)
-            if route is None:
-                route = self._key_route(key)
+        routes = self.routes
+        route = routes.of_prefix(key) if message.is_prefix else routes.of_key(key)
         if len(message.data) <= LARGE:
             for watch in route:
                 watch.put(message)
@@ -135,7 +123,7 @@ class Dispatcher:
             append(message)
             if len(message.data) > LARGE:
                 self.journal.last_large = self.journal.last
-        self.delivery = Delivery(messages, self, before)
+        self.delivery = Delivery(messages, self.routes, before)
 
     def step(self, puts: int = STEP) -> bool:
         """Hand on some of what was accepted, or of what is to be told.
@@ -161,32 +149,6 @@ class Dispatcher:
         while self.step():
             pass
 
-    def short_route_of(self, message: Message) -> Sequence[BufferedWatch] | None:
-        """Return the watches that `message` reaches; None if finding them may take long."""
-        key = message.key
-        if message.is_prefix:
-            return tuple(self._prefix_route(key)) if len(self.watches) <= STEP else None
-        route = self.routes.known.get(key)
-        if route is None and self.keys.filed(key) + self.prefixes.filed(key) <= STEP:
-            route = self._key_route(key)
-        return route
-
-    def route_in_parts(self, message: Message) -> Iterator[Iterable[BufferedWatch]]:
-        """Yield the watches that `message` reaches, some more than once, in bounded parts."""
-        key = message.key
-        if message.is_prefix:
-            # Whoever watches the prefix exactly is among the last two.
-            found: Iterator[list[BufferedWatch]] = chain(
-                self.keys.under_in_parts(key, STEP),
-                self.prefixes.under_in_parts(key, STEP),
-                [list(self.prefixes.covering(key))],
-            )
-        else:
-            found = iter([[*self.keys.at(key), *self.prefixes.covering(key)]])
-        for part in found:
-            for start in range(0, len(part), STEP):
-                yield part[start : start + STEP]
-
     def lose(self, position: Position, missed: int | None, *, rewritten: bool = False) -> None:
         """Take note that no message up to `position` will come any more.
 
@@ -211,8 +173,15 @@ class Dispatcher:
             watch.rewritten |= rewritten
             watch.wake()
 
-    def register(self, request: WatchRequest, after: Position | None = None) -> BufferedWatch:
+    def register(
+        self, request: WatchRequest, after: Position | None = None, *, in_steps: bool = False
+    ) -> BufferedWatch:
         """Add a watch that gets what is accepted from now on, or first what came after `after`.
+
+        Args:
+            request: what it covers, and how.
+            after: where it is resumed; its indexes are best made before, in steps.
+            in_steps: whether `prepare` follows, for an overflow kind that may read much.
 
         Raises:
             HistoryLostError: not everything after `after` is held; nothing was added.
@@ -220,12 +189,7 @@ class Dispatcher:
         if after is not None:
             self.check(after)
         watch = BufferedWatch(self, request, self.journal.newest)
-        for key in request.keys:
-            self.keys.add(key, watch)
-            self.routes.forget(key)
-        for prefix in request.prefixes:
-            self.prefixes.add(prefix, watch)
-            self.routes.forget_under(prefix)
+        self.routes.add(watch, request)
         self.watches.add(watch)
         if self.delivery is not None:
             self.delivery.newcomers.add(watch)
@@ -234,7 +198,9 @@ class Dispatcher:
             self.replay(watch, after.sequence)
             if watch.behind and self.budget.left():
                 # At once as much as fits, so that a consumer that keeps up is not overtaken.
-                self.refill(watch)
+                more = self._read(watch)
+                while more and not in_steps and request.overflow == "latest":
+                    more = self._read(watch)
         return watch
 
     def replay(self, watch: BufferedWatch, after: int) -> None:
@@ -266,12 +232,7 @@ class Dispatcher:
     def unregister(self, watch: BufferedWatch) -> None:
         """Forget `watch`."""
         self.watches.discard(watch)
-        for key in watch.request.keys:
-            self.keys.remove(key, watch)
-            self.routes.forget(key)
-        for prefix in watch.request.prefixes:
-            self.prefixes.remove(prefix, watch)
-            self.routes.forget_under(prefix)
+        self.routes.remove(watch, watch.request)
 
     def prepare(self, watch: BufferedWatch) -> bool:
         """Do some of what `refill` would have to do; return whether there is more."""
@@ -369,19 +330,6 @@ class Dispatcher:
         if self._failure is not None:
             return broken_by(self._failure)
         return trio.EndOfChannel("the bus was closed")
-
-    def _key_route(self, key: str) -> tuple[BufferedWatch, ...]:
-        route = tuple(dict.fromkeys(chain(self.keys.at(key), self.prefixes.covering(key))))
-        self.routes.remember(key, route)
-        return route
-
-    def _prefix_route(self, prefix: str) -> dict[BufferedWatch, None]:
-        # Whoever watches a prefix exactly is among both the covering and the covered ones.
-        return dict.fromkeys(
-            chain(
-                self.keys.under(prefix), self.prefixes.under(prefix), self.prefixes.covering(prefix)
-            )
-        )
 
     def _held(self, message: Message) -> int | None:
         """Return the number of `message` in the journal, or None where that does not hold it."""

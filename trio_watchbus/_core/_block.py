@@ -95,34 +95,39 @@ class Block:
 
     def count(self, selection: Selection) -> int:
         """Return how many messages match, by the index; none may be dropped yet."""
-        return sum(end - start for start, end in self._runs(selection)) + sum(
-            selection.matches(message) for _, message in self._prefixed
-        )
+        starts = self._starts
+        count = sum([starts[place + 1] - starts[place] for place in self._places_of(selection)])
+        count += sum(starts[high] - starts[low] for low, high in self._ranges_of(selection))
+        return count + sum(selection.matches(message) for _, message in self._prefixed)
 
     def find(self, selection: Selection) -> list[int]:
         """Return the numbers of matching messages, in order, by the index.
 
         Some may be dropped already.
         """
+        numbers, starts = self._numbers, self._starts
         found: list[int] = []
-        for start, end in self._runs(selection):
-            found += self._numbers[start:end]
+        for place in self._places_of(selection):
+            found += numbers[starts[place] : starts[place + 1]]
+        for low, high in self._ranges_of(selection):
+            found += numbers[starts[low] : starts[high]]
         found += [number for number, message in self._prefixed if selection.matches(message)]
         # Quick where that is so already, as for one key.
         found.sort()
         return found
 
-    def _runs(self, selection: Selection) -> Iterator[tuple[int, int]]:
-        """Yield from where to where in the index there are numbers of matching messages."""
-        places, names, starts = self._places, self._names, self._starts
+    def _places_of(self, selection: Selection) -> list[int]:
+        """Return the places among the names of the keys that `selection` has."""
+        places = self._places
         assert places is not None
-        for key in places.keys() & selection.keys:
-            place = places[key]
-            yield starts[place], starts[place + 1]
+        return [places[key] for key in places.keys() & selection.keys]
+
+    def _ranges_of(self, selection: Selection) -> Iterator[tuple[int, int]]:
+        """Yield from where to where names start with a prefix that `selection` has."""
+        names = self._names
         for prefix, above in selection.ranges:
             low = bisect_left(names, prefix)
-            high = len(names) if above is None else bisect_left(names, above, low)
-            yield starts[low], starts[high]
+            yield low, len(names) if above is None else bisect_left(names, above, low)
 
     def scan(self, selection: Selection) -> list[int]:
         """Return the numbers of messages that match a selection of one key, without an index."""

@@ -10,7 +10,7 @@ import trio
 from redis_bus.servers import fake_client
 
 from trio_watchbus import open_redis_watchbus
-from trio_watchbus._core._dispatcher import STEP
+from trio_watchbus._core._routes import STEP
 from trio_watchbus._core._watch import BufferedWatch
 from trio_watchbus._request import WatchRequest
 from trio_watchbus.abc import Watch

@@ -14,7 +14,8 @@ import trio
 from trio.lowlevel import checkpoint
 
 from .._backoff import Backoff
-from .._core._dispatcher import STEP, Dispatcher
+from .._core._dispatcher import Dispatcher
+from .._core._routes import STEP
 from .._message import Message, Position
 from .._retention import Retention
 from ._backend_errors import BackendError, PermanentError, RefusedError

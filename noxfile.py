@@ -163,9 +163,16 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session(default=False, requires=["wheel"])
 def mutants(session: nox.Session) -> None:
+    """Change core, protocol and encoders a thousand small ways; show what no test notices."""
+    install(session, "test", "mutants")
+    session.run("python", "tests/mutants/run.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheel"])
+def faults(session: nox.Session) -> None:
     """Put known faults in, one at a time, and show that the tests fail for each."""
     install(session, "test")
-    session.run("python", "tests/mutants/run.py", *session.posargs)
+    session.run("python", "tests/faults/run.py", *session.posargs)
 
 
 @nox.session(default=False, requires=["wheel"])

@@ -8,7 +8,7 @@ from hypothesis import Phase, settings
 settings.register_profile("trio-watchbus", settings.default, deadline=None)
 # For a long run: pytest --hypothesis-profile=thorough
 settings.register_profile("thorough", settings.get_profile("trio-watchbus"), max_examples=5_000)
-# For tests/mutants: a failure is wanted soon, and not its smallest example.
+# For tests/mutants and tests/faults: a failure need not be shrunk, and comes the same each time.
 settings.register_profile(
     "mutants",
     settings.get_profile("trio-watchbus"),

@@ -310,6 +310,22 @@ async def test_a_closed_bus_publishes_nothing(bus: InMemoryWatchBus) -> None:
     assert sequence(bus.position) == 1
 
 
+async def test_a_bus_that_closes_while_a_watch_is_being_opened_refuses_it() -> None:
+    for _ in range(20):  # Which of two tasks runs first is left to chance.
+        bus = InMemoryWatchBus()
+
+        async def open_one(bus: InMemoryWatchBus = bus) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                async with bus.watch("k"):
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_one)
+            await trio.lowlevel.checkpoint()
+            bus.close()
+        assert bus.statistics().watches == 0
+
+
 async def test_a_cancelled_aclose_has_closed_it(bus: InMemoryWatchBus) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()

@@ -276,6 +276,22 @@ def test_a_publication_has_one_address_and_one_kind_of_data(text: str) -> None:
         protocol.parse_publication(text).item()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"key":"a","key":"b","data":"c"}',
+        '{"key":"a","data":"b","data":"c"}',
+        # As many quotes as two fields have.
+        '{"key":"a","key":"b"}',
+        # An escape hides that a name comes twice.
+        '{"key":"","k\\u0065y":""}',
+    ],
+)
+def test_a_publication_with_a_field_twice_is_malformed(text: str) -> None:
+    with pytest.raises(protocol.MalformedFrameError, match="twice"):
+        protocol.parse_publication(text)
+
+
 def test_a_watch_covers_what_any_of_its_fields_names() -> None:
     watch = protocol.parse_request(
         '{"op":"watch","id":1,"key":"a","keys":["b"],"prefix":"","prefixes":["c","d"]}'

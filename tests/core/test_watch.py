@@ -472,12 +472,14 @@ async def test_an_interrupt_cannot_strike_while_a_watch_is_opened_or_closed(
 
     monkeypatch.setattr(PrefixTrie, "add", noting(add))
     monkeypatch.setattr(PrefixTrie, "remove", noting(remove))
+    # Nor between opening a watch and noting that it is to be closed.
+    monkeypatch.setattr(InMemoryWatchBus, "open_watch", noting(InMemoryWatchBus.open_watch))
     bus = InMemoryWatchBus()
     async with bus.watch("k"):
         pass
     async with bus.subscribe_prefix("k") as watch:
         watch.close()
-    assert protected == [True] * 4
+    assert protected == [True] * 6
     assert bus.statistics().trie_nodes == 0
 
 

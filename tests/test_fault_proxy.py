@@ -58,6 +58,12 @@ async def assert_told_nothing(stream: trio.SocketStream) -> None:
     assert waiting.cancelled_caught
 
 
+async def echoes(stream: trio.SocketStream) -> bool:
+    """Whether a byte comes back."""
+    await stream.send_all(b"x")
+    return await stream.receive_some() == b"x"
+
+
 async def test_what_is_sent_arrives_both_ways_and_the_end_too() -> None:
     data = bytes(range(256)) * 4096
     async with (
@@ -78,8 +84,7 @@ async def test_leaving_it_leaves_no_task_and_no_connection() -> None:
     before = trio.lowlevel.current_statistics()
     async with echo_proxy() as proxy:
         stream = await connect(proxy)
-        await stream.send_all(b"x")
-        assert await stream.receive_some() == b"x"
+        assert await echoes(stream)
         assert proxy.statistics().connections == 1
     with pytest.raises(trio.BrokenResourceError):
         await stream.receive_some()
@@ -100,22 +105,19 @@ async def test_cut_ends_every_connection_and_new_ones_are_accepted() -> None:
     async with echo_proxy() as proxy:
         first, second = await connect(proxy), await connect(proxy)
         for stream in (first, second):
-            await stream.send_all(b"x")
-            assert await stream.receive_some() == b"x"
+            assert await echoes(stream)
         assert proxy.cut() == 2
         for stream in (first, second):
             assert await stream.receive_some() == b""
             await stream.aclose()
         async with await connect(proxy) as stream:
-            await stream.send_all(b"y")
-            assert await stream.receive_some() == b"y"
+            assert await echoes(stream)
         assert proxy.statistics().accepted == 3
 
 
 async def test_cut_can_reset() -> None:
     async with echo_proxy() as proxy, await connect(proxy) as stream:
-        await stream.send_all(b"x")
-        assert await stream.receive_some() == b"x"
+        assert await echoes(stream)
         proxy.cut(reset=True)
         with pytest.raises(trio.BrokenResourceError) as raised:
             await stream.receive_some()
@@ -125,19 +127,16 @@ async def test_cut_can_reset() -> None:
 
 async def test_refusing_leaves_what_is_open_and_keeps_the_port() -> None:
     async with echo_proxy() as proxy, await connect(proxy) as stream:
-        await stream.send_all(b"x")
-        assert await stream.receive_some() == b"x"
+        assert await echoes(stream)
         port = proxy.port
         proxy.refuse()
         with pytest.raises(OSError, match=f":{port}"):
             await connect(proxy)
-        await stream.send_all(b"y")
-        assert await stream.receive_some() == b"y"
+        assert await echoes(stream)
         proxy.accept()
         assert proxy.port == port
         async with await connect(proxy) as other:
-            await other.send_all(b"z")
-            assert await other.receive_some() == b"z"
+            assert await echoes(other)
 
 
 async def test_refusing_and_accepting_twice_is_as_once() -> None:
@@ -147,8 +146,7 @@ async def test_refusing_and_accepting_twice_is_as_once() -> None:
         proxy.accept()
         proxy.accept()
         async with await connect(proxy) as stream:
-            await stream.send_all(b"x")
-            assert await stream.receive_some() == b"x"
+            assert await echoes(stream)
 
 
 @pytest.mark.parametrize("direction", ["to_target", "to_client"])
@@ -252,8 +250,7 @@ async def test_what_is_swallowed_is_lost_and_the_connection_stays(direction: str
             await stream.send_all(b"abc")
         assert proxy.statistics().swallowed_bytes == 3
         swallowing.release()
-        await stream.send_all(b"d")
-        assert await stream.receive_some() == b"d"
+        assert await echoes(stream)
 
 
 async def test_a_lost_reply_was_asked_for_and_never_comes() -> None:
@@ -267,8 +264,7 @@ async def test_a_lost_reply_was_asked_for_and_never_comes() -> None:
         assert proxy.statistics().to_target_bytes == 3
         assert proxy.statistics().swallowed_bytes == 3
         async with await connect(proxy) as other:
-            await other.send_all(b"x")
-            assert await other.receive_some() == b"x"
+            assert await echoes(other)
 
 
 async def test_pieces_may_be_of_one_byte_and_late() -> None:
@@ -280,8 +276,7 @@ async def test_pieces_may_be_of_one_byte_and_late() -> None:
         assert await receive_exactly(stream, 6) == b"abcdef"
         proxy.to_client.delay = 0.05
         start = trio.current_time()
-        await stream.send_all(b"g")
-        assert await stream.receive_some() == b"g"
+        assert await echoes(stream)
         # Never early: how late it may be depends on the machine.
         assert trio.current_time() - start >= 0.05
 
@@ -295,8 +290,7 @@ async def test_a_target_that_is_not_there_resets_the_client() -> None:
         # A target that is changed serves the next connection.
         other.target = proxy.target
         async with await connect(other) as stream:
-            await stream.send_all(b"x")
-            assert await stream.receive_some() == b"x"
+            assert await echoes(stream)
 
 
 async def test_the_target_may_be_a_unix_socket(tmp_path: Path) -> None:
@@ -307,8 +301,7 @@ async def test_the_target_may_be_a_unix_socket(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery, FaultProxy(path) as proxy:
             nursery.start_soon(trio.serve_listeners, echo, [trio.SocketListener(listening)])
             async with await connect(proxy) as stream:
-                await stream.send_all(b"x")
-                assert await stream.receive_some() == b"x"
+                assert await echoes(stream)
             nursery.cancel_scope.cancel()
 
 

@@ -44,6 +44,10 @@ local function close(door)
     call('SET',   door)
   end
 end
+
+function operations.close()
+  close(take())
+end
 """
 
 
@@ -127,4 +131,10 @@ def test_a_function_that_is_there_twice_is_refused(package: Path) -> None:
 
 def test_lua_is_matched_whatever_its_white_space(package: Path) -> None:
     fault = LuaFault("", "close", "if door.open then call('SET', door) end", "leave()", ())
-    assert fault.apply(package)[1] == "local function close(door)\n  leave()\nend\n"
+    changed = LUA.replace("  if door.open then\n    call('SET',   door)\n  end\n", "  leave()\n")
+    assert fault.apply(package)[1] == changed
+
+
+def test_a_lua_function_of_a_table_is_another_than_the_local_one(package: Path) -> None:
+    fault = LuaFault("", "operations.close", "take()", "nil", ())
+    assert fault.apply(package)[1] == LUA.replace("close(take())", "close(nil)")

@@ -269,14 +269,15 @@ async def test_a_bus_that_closes_amid_a_batch_ends_its_watches_after_it() -> Non
     bus = InMemoryWatchBus()
     held = await many_watches(bus)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bus.publish_prefix, "k", b"last")
+        # So many that it takes more than two steps, of which the loop sees one at least.
+        nursery.start_soon(bus.publish_many, [("k", b"%d" % n, True) for n in range(3)])
         while bus._dispatcher.delivery is None:
             await trio.lowlevel.checkpoint()
         bus.close()
         with pytest.raises(trio.ClosedResourceError):
             bus.publish_nowait("k0", b"")
     for watch in (held[0], held[-1]):
-        assert received_now(watch) == [b"last"]
+        assert received_now(watch) == [b"0", b"1", b"2"]
         with pytest.raises(trio.EndOfChannel):
             watch.receive_nowait()
 

@@ -160,6 +160,19 @@ def test_a_watch_that_registers_after_keys_were_published_to_gets_what_follows()
     assert received_now(by_prefix) == [b"4", b"6"]
 
 
+def test_a_watch_opened_amid_a_batch_gets_none_of_it_and_all_that_follows() -> None:
+    """Also of messages whose routes are looked up after it was opened."""
+    dispatcher = Dispatcher(Position("e", 0), Retention())
+    early = dispatcher.register(WatchRequest(["a", "b"], ()))
+    dispatcher.accept_in_steps([make_message(n, "ab"[n % 2], b"%d" % n) for n in range(1, 9)])
+    assert dispatcher.step(1)
+    late = dispatcher.register(WatchRequest(["a"], ["b"]))
+    dispatcher.finish()
+    dispatcher.accept(make_message(9, "b", b"9"))
+    assert received_now(early) == [b"%d" % n for n in range(1, 10)]
+    assert received_now(late) == [b"9"]
+
+
 def test_a_watch_that_left_gets_nothing_more_and_the_others_do() -> None:
     feed = Feed()
     leaving, staying, covering = feed.watch("a"), feed.watch("a"), feed.watch_prefix("")

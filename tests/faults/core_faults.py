@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from faults.fault import Change, Fault, body, drop, replace, swap, undecorated, wrap
+from faults.fault import Change, Fault, body, drop, every, replace, swap, undecorated, wrap
 
 TRIE = ("tests/core/test_trie.py",)
-JOURNAL = ("tests/core/test_journal.py",)
+BOUNDS = ("tests/core/test_bounds.py",)
 DISPATCHER = ("tests/core/test_dispatcher.py", "tests/core/test_watch.py")
 WATCH = ("tests/core/test_watch.py",)
 MEMORY = ("tests/test_memory.py", "tests/test_conformance.py::test_memory")
-
-
-def trie(sentence: str, function: str, change: Change) -> Fault:
-    return Fault(sentence, f"PrefixTrie.{function}", change, TRIE)
 
 
 def dispatcher(sentence: str, function: str, change: Change) -> Fault:
@@ -20,121 +16,124 @@ def dispatcher(sentence: str, function: str, change: Change) -> Fault:
 
 
 def watch(sentence: str, function: str, change: Change) -> Fault:
-    return Fault(sentence, f"BufferedWatch.{function}", change, WATCH)
+    return Fault(sentence, function, change, WATCH)
 
 
 FAULTS = [
-    trie(
-        "a prefix that ends within an edge has nothing below it",
-        "_descend",
-        replace("return child, ...", "return None"),
-    ),
-    trie("nodes outlive what needed them", "remove", drop("self._prune(path)")),
     Fault(
-        "a key is evicted by its first publish, not by its last",
-        "KeyHistory.append",
-        drop("self._kept.move_to_end(...)"),
-        JOURNAL,
+        "a prefix that ends within an edge has nothing below it",
+        "PrefixTrie._descend",
+        replace("return child, ...", "return None"),
+        TRIE,
     ),
-    dispatcher(
-        "a new watch gets nothing of keys whose routes are cached",
-        "register",
-        drop("self.routes.pop(...)"),
-    ),
-    dispatcher(
-        "a watch that left is still fed from cached routes",
-        "unregister",
-        drop("self.routes.clear()"),
-    ),
+    # Registering and resuming
     dispatcher(
         "a refused watch stays registered",
         "register",
-        swap("if after is not None:\n    self.check(after)", "self.watches.add(watch)"),
+        every(
+            drop("if after is not None:\n    self.check(after)"),
+            replace("watch.place = str(after)", "self.check(after)\nwatch.place = str(after)"),
+        ),
     ),
     dispatcher(
-        "a resumed watch goes live after one buffer, with more to replay",
-        "refill",
-        replace("if not watch.unread:\n    watch.catch_up()", "watch.catch_up()"),
+        "a position is compared by its number alone",
+        "check",
+        drop("if str(after) != journal.position_at(after.sequence):\n    ..."),
     ),
-    dispatcher(
-        "a resumed watch never goes live",
-        "refill",
-        drop("if not watch.unread:\n    watch.catch_up()"),
-    ),
-    dispatcher(
-        "a refill skips what it read beyond the buffer",
-        "refill",
-        drop("cursor = Position.parse(taken[-1].id).sequence"),
-    ),
-    dispatcher(
-        "a loss does not wake the consumer that waits",
-        "lose",
-        drop("watch.wake()"),
+    Fault(
+        "a refill skips what it found beyond the buffer",
+        "Reading.read",
+        replace("self._next += fit", "self._next = len(self._found)"),
+        (*BOUNDS, *DISPATCHER),
     ),
     dispatcher(
         "before it is told of a rewrite, a watch is already in the new epoch",
-        "head",
-        replace("Position(watch.epoch, watch.cursor)", "Position(self.epoch, watch.cursor)"),
+        "position_of",
+        drop("if watch.rewritten or watch.cursor < journal.first - 1:\n    return watch.place"),
     ),
-    dispatcher(
-        "a bus that closes leaves its consumers waiting",
-        "close",
-        drop("for watch in self.watches:\n    ..."),
+    # Batches that are handed on in steps
+    Fault(
+        "a watch opened amid a batch gets what was accepted before it",
+        "Dispatcher.register",
+        drop("if self.delivery is not None:\n    self.delivery.newcomers.add(watch)"),
+        DISPATCHER,
     ),
-    watch(
-        "a message does not wake the consumer that waits for it",
-        "put",
-        drop("if self._task is not None:\n    self.wake()"),
+    Fault(
+        "a message overtakes a batch that is being handed on",
+        "InMemoryWatchBus._hand_on",
+        drop("self._ready = False"),
+        BOUNDS,
     ),
-    watch(
-        "a second consumer takes the place of the first",
-        "_wait",
-        drop("if self._task is not None:\n    raise ..."),
+    Fault(
+        "a bus that closes amid a batch ends its watches before the rest of it",
+        "Dispatcher.close",
+        replace("self.delivery is None", "True"),
+        BOUNDS,
     ),
-    watch("a cancelled wait leaves the watch busy", "_abort", drop("self._task = None")),
-    watch("closing does not wake the consumer", "close", drop("self.wake()")),
-    watch("a closed watch stays registered", "close", drop("self._source.unregister(self)")),
+    Fault(
+        "amid a batch a watch is past what it is yet to be handed",
+        "Dispatcher.position_of",
+        replace("self.delivery is None", "True"),
+        BOUNDS,
+    ),
+    Fault(
+        "a watch overtaken amid a batch is told of what was handed on by then alone",
+        "Dispatcher.refill",
+        drop("if self.delivery is not None:\n    ..."),
+        BOUNDS,
+    ),
+    # Bytes
+    Fault(
+        "what waited in a closed watch stays counted in the bus's budget",
+        "CountedBuffer.clear",
+        drop("self._count(-self.bytes)"),
+        BOUNDS,
+    ),
+    Fault(
+        "a message that replaces another of its key is counted beside it",
+        "LatestBuffer.append",
+        replace("size_of(message) - ...", "size_of(message)"),
+        BOUNDS,
+    ),
+    # A watch and its consumer
     watch(
         "an interrupt may strike amid closing",
-        "close",
+        "BufferedWatch.close",
+        undecorated("enable_ki_protection"),
+    ),
+    watch(
+        "an interrupt may strike between noting the task and parking",
+        "_receiving.receive",
         undecorated("enable_ki_protection"),
     ),
     watch(
         "a closed watch is where it had received everything",
-        "close",
-        swap("self._final_position = self.position", "self._buffer.clear()"),
-    ),
-    watch(
-        "a watch is past a message that still waits in its buffer",
-        "position",
-        replace("oldest.sequence - 1", "oldest.sequence"),
+        "BufferedWatch.close",
+        replace("self.place = self.position", "self._buffer.clear()\nself.place = self.position"),
     ),
     watch(
         "a consumer that never has to wait lets nobody else run",
-        "receive",
+        "_receiving.receive",
         drop("self._turn -= 1"),
     ),
     watch(
         "a consumer that never has to wait cannot be cancelled",
-        "__anext__",
+        "_receiving.receive",
         drop("await checkpoint_if_cancelled()"),
     ),
     watch(
         "a cancel that comes with the failure of the bus hides it",
-        "receive",
+        "_receiving.receive",
         drop("woken = True"),
     ),
     watch(
         "a consumer parks on a watch that is behind, and is never woken",
-        "__anext__",
-        replace(
-            "self.synced and self._final_position is None and not self._source.ended",
-            "self._final_position is None and not self._source.ended",
-        ),
+        "_receiving.receive",
+        replace("self.state is _SYNCED", "self.state in (_SYNCED, _BEHIND)"),
     ),
     watch(
         "a cancel takes the first message of a batch with it",
-        "receive_batch",
+        "BufferedWatch.receive_batch",
         swap(
             "if self._buffer:\n    await checkpoint()",
             "if self._buffer and self._task is None:\n    ...\nelse:\n    ...",
@@ -142,25 +141,20 @@ FAULTS = [
     ),
     Fault(
         "of a key's newest message the place is that of its oldest",
-        "_LatestBuffer.append",
-        drop("self._newest.move_to_end(...)"),
+        "LatestBuffer.append",
+        replace("self._newest.pop(...)", "self._newest.get(place)"),
         DISPATCHER,
     ),
+    # The bus
     Fault(
         "a batch that is refused midway is published in part",
         "InMemoryWatchBus.publish_many_nowait",
         body(
             "return [\n"
-            "    self._publish_all([check_publication(item, self.max_message_size)], None)[0]\n"
+            "    self._publish_now([check_publication(item, self.max_message_size)], None)[0]\n"
             "    for item in messages\n"
             "]"
         ),
-        MEMORY,
-    ),
-    Fault(
-        "a publisher that never waits lets nobody else run",
-        "InMemoryWatchBus._pass_turn",
-        drop("self._turn -= 1"),
         MEMORY,
     ),
     Fault(

@@ -72,7 +72,7 @@ class LuaFault:
 
     Attributes:
         sentence: what the program then does wrong.
-        function: the function's name.
+        function: the function's name as its definition has it, such as ``operations.close``.
         old: the text to replace.
         new: what replaces it.
         tests: the tests of which one has to fail, as arguments of pytest.
@@ -92,7 +92,7 @@ class LuaFault:
         """
         # From its first line to the `end` below that line's first character.
         definition = re.compile(
-            rf"^([ ]*)(?:local )?function (?:\w+\.)?{self.function}\(.*?^\1end$",
+            rf"^([ ]*)(?:local )?function {re.escape(self.function)}\(.*?^\1end$",
             re.MULTILINE | re.DOTALL,
         )
         found = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults.fault import Fault, LuaFault, drop, replace, swap
+from faults.fault import Fault, LuaFault, drop, replace
 
 JOINING = ("tests/redis_bus/test_joining.py",)
 READING = (*JOINING, "tests/redis_bus/test_reading.py")
@@ -11,6 +11,7 @@ PUBLISHING = ("tests/redis_bus/test_publishing.py", "tests/redis_bus/test_refusa
 INDEX = ("tests/redis_bus/test_index.py", "tests/redis_bus/test_conformance.py::test_fake")
 LEAVING = ("tests/redis_bus/test_leaving.py",)
 RESTART = ("tests/redis_bus/test_faults_restart.py",)
+HISTORIES = ("tests/redis_bus/test_histories.py::test_a_copy_that_comes_back",)
 FAILOVER = ("tests/redis_bus/test_faults_failover.py",)
 CANCELLING = ("tests/test_cancel.py::test_a_bus_over_a_fake_redis",)
 
@@ -19,55 +20,65 @@ FAULTS: list[Fault | LuaFault] = [
     Fault(
         "what is published between opening and the first read is lost",
         "_redis._reader.Reader.start",
-        replace("b'%d-0' % facts.start", "b'$'"),
+        replace("b'%d-0' % start.sequence", "b'$'"),
         READING,
     ),
     Fault(
         "a hole in the log goes unnoticed",
-        "_redis._reader.Reader._hand_on",
-        replace("first > expected", "False"),
+        "_redis._reader.Reader._follows",
+        replace("self._lose(run.before, missed)", "self._lose(run.before, 0)"),
         READING,
-    ),
-    Fault(
-        "whoever needs the log waits until an idle reader's rest is over",
-        "_redis._reader.Reader.awake",
-        drop("self._wake.set()"),
-        RESTING,
     ),
     Fault(
         "the position of the bus goes back when an idle reader starts again",
         "_redis._reader.Reader.newest",
-        replace("position._replace(...)", "position"),
+        replace("heard is not None and heard.epoch == handed_on.epoch", "False"),
         RESTING,
     ),
     Fault(
         "a failover that undid what the reader had only heard of goes unnoticed",
-        "_redis._reader.Reader._what_is_so",
-        replace(
-            "dict.fromkeys((self._handed_on, self._heard_of))", "dict.fromkeys((self._handed_on,))"
-        ),
+        "_redis._reader.Reader.state_command",
+        replace("_texts(...)", "_texts(handed_on, self._last_stored())"),
         FAILOVER,
     ),
     LuaFault(
         "a log that lost its newest entry is taken for the same history",
-        "check_receipt",
-        "same = found or not newest",
-        "same = found or not newest or newest[1] ~= number .. '-0'",
+        "has_nonce",
+        "'-', 'COUNT', 1)[1] then return false",
+        "'-', 'COUNT', 1)[1] then return nil",
         READING,
     ),
     LuaFault(
         "a process that knows nothing of the log vouches for it after a restart",
-        "state",
+        "operations.state",
         "local vouched = false",
         "local vouched = true",
         RESTART,
     ),
     LuaFault(
         "a new epoch begins below the numbers that are kept of keys",
-        "begin",
-        "last = math.max(last, tonumber(newest[2]))",
-        "",
+        "last_number",
+        "math.max(last, tonumber(newest[2] or 0))",
+        "last",
         (*PUBLISHING, *READING),
+    ),
+    Fault(
+        "a message is not compared with the one that it names as the one before",
+        "_redis._reader.Reader._follows",
+        replace("last == run.before", "last.sequence == run.before.sequence"),
+        (*READING, *HISTORIES),
+    ),
+    Fault(
+        "a watch resumes across another message than the one at its position",
+        "Past.older",
+        drop("if runs[0].before != last:\n    ..."),
+        READING,
+    ),
+    Fault(
+        "a process does not vouch with what it stored and has not read",
+        "_redis._reader.Reader.state_command",
+        replace("_texts(...)", "_texts(handed_on, self._heard_of)"),
+        RESTART,
     ),
     # Joining
     Fault(
@@ -91,24 +102,17 @@ FAULTS: list[Fault | LuaFault] = [
     # Publishing
     LuaFault(
         "a call that is sent twice is done twice",
-        "publish",
-        "if done == number then return reply end",
+        "answered_before",
+        "if done == request.number then return reply end",
         "",
         PUBLISHING,
     ),
     LuaFault(
         "a call that was given up is done after another published the same again",
         "published_before",
-        "call('SET', given_up(publisher, name), '', 'PX', remember)",
+        "call('SET', tombstone(publisher, name), '', 'PX', remember)",
         "",
         PUBLISHING,
-    ),
-    LuaFault(
-        "the log is trimmed below what is to be kept",
-        "trim",
-        "(newer < bounds.messages or (newer < bounds.messages * BURST and old < GRACE))",
-        "newer < bounds.messages / 2",
-        (*PUBLISHING, *READING),
     ),
     Fault(
         "what became of a call of unknown fate is forgotten with the next call",
@@ -117,16 +121,28 @@ FAULTS: list[Fault | LuaFault] = [
         PUBLISHING,
     ),
     Fault(
-        "a caller who was cancelled is answered",
-        "Line._wait_for.abort",
-        drop("job.task = None"),
+        "a publish that Redis refused counts as one of unknown fate",
+        "Pipeline._send",
+        replace("self._move(BatchEvent.REFUSE)", "self._move(BatchEvent.LOSE)"),
         PUBLISHING,
     ),
     Fault(
-        "a publish that is refused for good counts as sent, and so as of unknown fate",
-        "Line._retry",
-        swap("self.sent = sent_before", "if isinstance(trouble, HopelessError):\n    ..."),
+        "a publish of a caller who left before it was sent is sent all the same",
+        "Pipeline._send",
+        drop("batch[:] = [each for each in batch if each.task is not None]"),
         PUBLISHING,
+    ),
+    Fault(
+        "a new batch begins with the shortest pause while Redis is away",
+        "Pipeline.run",
+        replace("await self._carry(...)", "self._backoff.reset()\nawait self._carry(self._batch)"),
+        ("tests/redis_bus/test_connections.py",),
+    ),
+    Fault(
+        "a call that is sent again has the nonce that it had",
+        "Publisher.compose",
+        replace("token_hex(4)", "self._name[:8]"),
+        (*PUBLISHING, *HISTORIES),
     ),
     # The index
     Fault(
@@ -137,16 +153,30 @@ FAULTS: list[Fault | LuaFault] = [
     ),
     LuaFault(
         "a key leaves the index while another process watches it",
-        "unwatch",
-        "if not watched_elsewhere(key, process) then",
-        "if true then",
+        "uncount",
+        "call('HINCRBY', COUNTS, key, -1) <= 0",
+        "call('HINCRBY', COUNTS, key, -1) <= 1",
         INDEX,
     ),
     LuaFault(
         "the keys of a process that is gone stay in the index",
         "sweep",
-        "forget(process)",
+        "uncount(key)",
         "",
+        INDEX,
+    ),
+    LuaFault(
+        "the keys of a process that is gone are counted down in each run",
+        "sweep",
+        "call('SPOP', own, budget)",
+        "call('SRANDMEMBER', own, budget)",
+        INDEX,
+    ),
+    LuaFault(
+        "a key is counted twice when a process tells it twice",
+        "index_key",
+        "call('SADD', own, key) == 1",
+        "call('SADD', own, key)",
         INDEX,
     ),
     Fault(
@@ -164,11 +194,5 @@ FAULTS: list[Fault | LuaFault] = [
             "trio.move_on_after(_FAREWELL_SECONDS)",
         ),
         CANCELLING,
-    ),
-    Fault(
-        "a bus that is left keeps its connections",
-        "_redis._open._opened",
-        drop("for link in bus._links:\n    ..."),
-        LEAVING,
     ),
 ]

@@ -8,38 +8,32 @@ SESSION = ("tests/remote/test_session.py",)
 FEED = ("tests/remote/test_feed.py",)
 RECONNECTING = (*FEED, "tests/remote/test_reconnecting.py")
 CALLS = ("tests/remote/test_calls.py", "tests/remote/test_reconnecting.py")
-LINES = ("tests/test_protocol.py",)
+OPENING = ("tests/remote/test_opening.py",)
+PAUSES = ("tests/remote/test_reconnecting.py::test_pauses_begin_anew_after_a_connection_that_held",)
 
 FAULTS = [
-    # What is written
-    Fault(
-        "a field that comes twice is not seen on a line of a batch",
-        "parse_publication",
-        replace("text.count('\"') == _QUOTES_OF_TWO", "True"),
-        LINES,
-    ),
     # The session
     Fault(
         "a watch whose window was shut sleeps on when its client asks for more",
-        "_ServedWatch.grant",
-        drop("self.more.set()"),
+        "ServedWatch.grant",
+        drop("self._more.set()"),
         SESSION,
     ),
     Fault(
         "a watch whose window is shut cannot be closed",
-        "_ServedWatch.close",
-        drop("self.more.set()"),
+        "ServedWatch.close",
+        drop("self._more.set()"),
         SESSION,
     ),
     Fault(
         "messages that came with a loss are lost with it",
-        "_take_waiting",
-        replace("return messages, loss", "return messages[:1], loss"),
+        "take_waiting",
+        replace("return loss", "del messages[1:]\nreturn loss"),
         SESSION,
     ),
     Fault(
         "messages before a loss are sent with the position after it",
-        "_Session._pass_on",
+        "ServedWatch._pass_on",
         replace("messages[-1].id if loss is not None else watch.position", "watch.position"),
         SESSION,
     ),
@@ -72,12 +66,6 @@ FAULTS = [
         FEED,
     ),
     Fault(
-        "a request that was sent over a broken connection is not sent again",
-        "Calls.connect",
-        drop("for call in self._calls.values():\n    ..."),
-        CALLS,
-    ),
-    Fault(
         "a publish that broke off counts as one that reached nobody",
         "_Call.leave",
         drop("self.reached = True"),
@@ -91,8 +79,24 @@ FAULTS = [
     ),
     Fault(
         "a server that no longer answers is waited for",
-        "Link._watch_over",
+        "Link._monitor",
         replace("patience.cancelled_caught", "False"),
         CALLS,
+    ),
+    Fault(
+        "a frame that is too long is a loss for every watch of the connection",
+        "RemoteWatchBus._skip",
+        replace(
+            "feed.skip_to(frame.position)",
+            "for each in self._feeds.values():\n"
+            "    each.skip_to(frame.position if each is feed else each.resume)",
+        ),
+        OPENING,
+    ),
+    Fault(
+        "a server that fails right after each greeting is asked again without a pause",
+        "RemoteWatchBus._connect",
+        replace("self._connections += 1", "self._connections += 1\nself._progressed = True"),
+        PAUSES,
     ),
 ]

@@ -145,6 +145,8 @@ def run_tests(
         # Neither this folder nor the checkout comes before the copy.
         "PYTHONSAFEPATH": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # A fault that one kind of Redis server shows is found on each of them.
+        "TRIO_WATCHBUS_TEST_ONE_SERVER": "1",
     }
     environment.pop("TRIO_WATCHBUS_TEST_WHEEL", None)
     return subprocess.run(

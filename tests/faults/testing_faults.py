@@ -27,21 +27,9 @@ FAULTS = [
         TESTING,
     ),
     Fault(
-        "what ends in the time of a clock that jumps is not waited for",
-        "_wait_a_moment",
-        replace("clock.autojump_threshold == math.inf", "True"),
-        TESTING,
-    ),
-    Fault(
         "one quick attempt ends the cancelling",
         "cancel_everywhere",
         replace("_LATE_STEPS", "1"),
-        TESTING,
-    ),
-    Fault(
-        "the bus of the fixture stays open",
-        "plugin.watchbus",
-        drop("bus.close()"),
         TESTING,
     ),
     Fault(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import pytest
@@ -97,3 +98,18 @@ async def test_a_message_is_counted_until_the_next_one_is_asked_for() -> None:
         with pytest.raises(CloseConnection) as caught:
             await connection.receive()
     assert (caught.value.code, budget.held, budget.refused) == (1013, 0, 1)
+
+
+async def test_what_a_handler_received_last_is_given_back_when_it_ends() -> None:
+    """Also where it closes the connection because of that message."""
+    budget = Budget(15)
+    websocket: Any = Gone("x" * 10)
+    connection = Connection(websocket, trio.Event(), 100, budget, None)
+
+    async def refuse(connection: Connection) -> None:
+        await connection.receive()
+        raise CloseConnection(1008, "nothing is to be sent here")
+
+    await connection.serve(refuse, heartbeat=math.inf)
+    assert websocket.closed == [(1008, "nothing is to be sent here")]
+    assert budget.held == 0

@@ -9,7 +9,7 @@ FEED = ("tests/remote/test_feed.py",)
 RECONNECTING = (*FEED, "tests/remote/test_reconnecting.py")
 CALLS = ("tests/remote/test_calls.py", "tests/remote/test_reconnecting.py")
 OPENING = ("tests/remote/test_opening.py",)
-PAUSES = ("tests/remote/test_reconnecting.py::test_pauses_begin_anew_after_a_connection_that_held",)
+PAUSES = ("tests/remote/test_hostile.py",)
 
 FAULTS = [
     # The session
@@ -73,7 +73,7 @@ FAULTS = [
     ),
     Fault(
         "a publish that is sent again is another one",
-        "_name_of_publish",
+        "_key_of_publish",
         replace("token_hex(16)", "None"),
         CALLS,
     ),
@@ -85,18 +85,18 @@ FAULTS = [
     ),
     Fault(
         "a frame that is too long is a loss for every watch of the connection",
-        "RemoteWatchBus._skip",
+        "Feeds.skip",
         replace(
-            "feed.skip_to(frame.position)",
+            "feed.skip_to(position)",
             "for each in self._feeds.values():\n"
-            "    each.skip_to(frame.position if each is feed else each.resume)",
+            "    each.skip_to(position if each is feed else each.resume)",
         ),
         OPENING,
     ),
     Fault(
         "a server that fails right after each greeting is asked again without a pause",
         "RemoteWatchBus._connect",
-        replace("self._connections += 1", "self._connections += 1\nself._progressed = True"),
+        replace("self._progressed = False", "self._progressed = True"),
         PAUSES,
     ),
 ]

@@ -12,7 +12,6 @@ INDEX = ("tests/redis_bus/test_index.py", "tests/redis_bus/test_conformance.py::
 LEAVING = ("tests/redis_bus/test_leaving.py",)
 RESTART = ("tests/redis_bus/test_faults_restart.py",)
 HISTORIES = ("tests/redis_bus/test_histories.py::test_a_copy_that_comes_back",)
-FAILOVER = ("tests/redis_bus/test_faults_failover.py",)
 CANCELLING = ("tests/test_cancel.py::test_a_bus_over_a_fake_redis",)
 
 FAULTS: list[Fault | LuaFault] = [
@@ -34,12 +33,6 @@ FAULTS: list[Fault | LuaFault] = [
         "_redis._reader.Reader.newest",
         replace("heard is not None and heard.epoch == handed_on.epoch", "False"),
         RESTING,
-    ),
-    Fault(
-        "a failover that undid what the reader had only heard of goes unnoticed",
-        "_redis._reader.Reader.state_command",
-        replace("_texts(...)", "_texts(handed_on, self._last_stored())"),
-        FAILOVER,
     ),
     LuaFault(
         "a log that lost its newest entry is taken for the same history",
@@ -66,7 +59,7 @@ FAULTS: list[Fault | LuaFault] = [
         "a message is not compared with the one that it names as the one before",
         "_redis._reader.Reader._follows",
         replace("last == run.before", "last.sequence == run.before.sequence"),
-        (*READING, *HISTORIES),
+        READING,
     ),
     Fault(
         "a watch resumes across another message than the one at its position",

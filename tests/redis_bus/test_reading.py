@@ -265,6 +265,39 @@ async def test_what_the_log_no_longer_holds_is_refused(server: RedisServer) -> N
                 assert await receive(watch, 10) == [b"%d" % number for number in range(10, 20)]
 
 
+async def test_the_nonce_of_a_position_counts_where_the_log_alone_tells(
+    server: RedisServer,
+) -> None:
+    """The number may be that of another message than the one that the position was got from."""
+    async with (
+        open_redis_watchbus(server.url) as publisher,
+        open_redis_watchbus(server.url, retention=Retention(messages=5)) as bus,
+    ):
+        ids = await publisher.publish_many(numbered(20))
+        undone = Position.parse(ids[3])._replace(branch="undone")
+        with pytest.raises(HistoryLostError) as caught:
+            await bus.watch("k", after=str(undone)).__aenter__()
+        assert caught.value.reason == "epoch"
+        async with bus.watch("k", after=ids[3]) as watch:
+            assert await receive(watch, 16) == [b"%d" % number for number in range(4, 20)]
+
+
+async def test_a_message_that_came_after_another_one_is_of_another_history(
+    server: RedisServer,
+) -> None:
+    """As where a copy of the data was there for no longer than one read."""
+    async with open_redis_watchbus(server.url) as bus, bus.watch("k") as watch:
+        await bus.publish("k", b"1")
+        assert await receive(watch, 1) == [b"1"]
+        last = bus._reader.dispatcher.position
+        message = Message("k", b"2", f"{last.epoch}_other-{last.sequence + 1}", 0.0)
+        run = Run(last._replace(branch="other"), [message])
+        facts = Facts(Position(last.epoch, 0), Position.parse(message.id))
+        await bus._reader._take_page(Page([run], b"2-0", 0), facts)
+        loss = await lag(watch)
+        assert (loss.missed, loss.reason) == (None, "epoch")
+
+
 async def test_a_fresh_process_resumes_clients_from_memory(server: RedisServer) -> None:
     """Watches that come back to a process that has just started cost Redis no read of the log."""
     async with open_redis_watchbus(server.url) as bus:

@@ -11,7 +11,6 @@ PUBLISHING = ("tests/redis_bus/test_publishing.py", "tests/redis_bus/test_refusa
 INDEX = ("tests/redis_bus/test_index.py", "tests/redis_bus/test_conformance.py::test_fake")
 LEAVING = ("tests/redis_bus/test_leaving.py",)
 RESTART = ("tests/redis_bus/test_faults_restart.py",)
-HISTORIES = ("tests/redis_bus/test_histories.py::test_a_copy_that_comes_back",)
 CANCELLING = ("tests/test_cancel.py::test_a_bus_over_a_fake_redis",)
 
 FAULTS: list[Fault | LuaFault] = [
@@ -135,7 +134,7 @@ FAULTS: list[Fault | LuaFault] = [
         "a call that is sent again has the nonce that it had",
         "Publisher.compose",
         replace("token_hex(4)", "self._name[:8]"),
-        (*PUBLISHING, *HISTORIES),
+        PUBLISHING,
     ),
     # The index
     Fault(

@@ -306,6 +306,35 @@ async def test_a_publish_whose_reply_is_lost_is_stored_once_and_answered(
     assert entries(server) == [b"1", b"2", b"3"]
 
 
+async def test_a_call_that_is_sent_again_after_a_loss_of_data_gets_another_position(
+    server: RedisServer,
+) -> None:
+    """Somebody may have the position that the first attempt got, and the data may come back."""
+
+    def nonces() -> list[bytes]:
+        with server.client() as client:
+            return [fields[b"n"] for _, fields in client.xrange("watchbus:log")]
+
+    async with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        open_redis_watchbus(f"redis://127.0.0.1:{proxy.port}") as bus,
+        trio.open_nursery() as nursery,
+    ):
+        await bus.publish("k", b"before")
+        for name in server.call("KEYS", "*"):
+            server.call("COPY", name, name, "DB", 1)
+        proxy.to_client.swallow()
+        nursery.start_soon(bus.publish, "k", b"1")
+        await until(lambda: b"1" in entries(server))
+        lost = nonces()[-1]
+        server.call("SWAPDB", 0, 1)
+        assert entries(server) == [b"before"]
+        proxy.cut()
+        proxy.to_client.release()
+        await until(lambda: b"1" in entries(server))
+        assert lost not in nonces()
+
+
 async def test_a_user_key_is_the_key_of_what_is_unknown(server: RedisServer) -> None:
     """Where the publish had an idempotency key, that is the one to use again."""
     async with (

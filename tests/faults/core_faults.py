@@ -49,7 +49,7 @@ FAULTS = [
     dispatcher(
         "before it is told of a rewrite, a watch is already in the new epoch",
         "position_of",
-        drop("if watch.rewritten or watch.cursor < journal.first - 1:\n    return watch.place"),
+        drop("if self._is_overtaken(watch):\n    ..."),
     ),
     # Batches that are handed on in steps
     Fault(
@@ -61,7 +61,7 @@ FAULTS = [
     Fault(
         "a message overtakes a batch that is being handed on",
         "InMemoryWatchBus._hand_on",
-        drop("self._ready = False"),
+        drop("self._set_ready(ready=False)"),
         BOUNDS,
     ),
     Fault(
@@ -160,7 +160,7 @@ FAULTS = [
     Fault(
         "a bus closed while a watch was being opened is watched all the same",
         "InMemoryWatchBus.open_watch",
-        swap("await checkpoint()", "self._check_open()"),
+        replace("await checkpoint()\nself._check_open()", "self._check_open()\nawait checkpoint()"),
         MEMORY,
     ),
     Fault(

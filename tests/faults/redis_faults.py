@@ -102,7 +102,7 @@ FAULTS: list[Fault | LuaFault] = [
     LuaFault(
         "a call that was given up is done after another published the same again",
         "published_before",
-        "call('SET', tombstone(publisher, name), '', 'PX', remember)",
+        "remember(tombstone(publisher, name), '', lasting, milliseconds())",
         "",
         PUBLISHING,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from faults.fault import Change, Fault, body, drop, every, replace, swap, undecorated, wrap
 
 TRIE = ("tests/core/test_trie.py",)
-BOUNDS = ("tests/core/test_bounds.py",)
+BOUNDS = "tests/core/test_bounds.py"
 DISPATCHER = ("tests/core/test_dispatcher.py", "tests/core/test_watch.py")
 WATCH = ("tests/core/test_watch.py",)
 MEMORY = ("tests/test_memory.py", "tests/test_conformance.py::test_memory")
@@ -44,7 +44,10 @@ FAULTS = [
         "a refill skips what it found beyond the buffer",
         "Reading.read",
         replace("self._next += fit", "self._next = len(self._found)"),
-        (*BOUNDS, *DISPATCHER),
+        (
+            f"{BOUNDS}::test_nothing_is_looked_at_twice_by_a_watch_that_catches_up_one_by_one",
+            *DISPATCHER,
+        ),
     ),
     dispatcher(
         "before it is told of a rewrite, a watch is already in the new epoch",
@@ -62,38 +65,44 @@ FAULTS = [
         "a message overtakes a batch that is being handed on",
         "InMemoryWatchBus._hand_on",
         drop("self._set_ready(ready=False)"),
-        BOUNDS,
+        (
+            f"{BOUNDS}::test_a_cancel_or_a_publish_that_does_not_wait_leaves_no_batch_half_handed_on",
+        ),
     ),
     Fault(
         "a bus that closes amid a batch ends its watches before the rest of it",
         "Dispatcher.close",
         replace("self.delivery is None", "True"),
-        BOUNDS,
+        (f"{BOUNDS}::test_a_bus_that_closes_amid_a_batch_ends_its_watches_after_it",),
     ),
     Fault(
         "amid a batch a watch is past what it is yet to be handed",
         "Dispatcher.position_of",
         replace("self.delivery is None", "True"),
-        BOUNDS,
+        (
+            f"{BOUNDS}::test_a_cancel_or_a_publish_that_does_not_wait_leaves_no_batch_half_handed_on",
+        ),
     ),
     Fault(
         "a watch overtaken amid a batch is told of what was handed on by then alone",
         "Dispatcher.refill",
         drop("if self.delivery is not None:\n    ..."),
-        BOUNDS,
+        (
+            f"{BOUNDS}::test_a_watch_overtaken_amid_a_batch_is_told_how_much_it_missed_once_that_is_known",
+        ),
     ),
     # Bytes
     Fault(
         "what waited in a closed watch stays counted in the bus's budget",
         "CountedBuffer.clear",
         drop("self._count(-self.bytes)"),
-        BOUNDS,
+        (f"{BOUNDS}::test_all_buffers_together_are_bounded_and_give_back_what_they_held",),
     ),
     Fault(
         "a message that replaces another of its key is counted beside it",
         "LatestBuffer.append",
         replace("size_of(message) - ...", "size_of(message)"),
-        BOUNDS,
+        (f"{BOUNDS}::test_a_buffer_is_bounded_in_bytes",),
     ),
     # A watch and its consumer
     watch(

@@ -354,6 +354,17 @@ def test_all_buffers_together_are_bounded_and_give_back_what_they_held() -> None
     assert dispatcher.budget.held == 0
 
 
+@pytest.mark.parametrize("overflow", ["replay", "latest"])
+@pytest.mark.parametrize("size", [1, 4096])
+def test_what_waits_in_a_watch_that_closes_is_given_back(overflow: Any, size: int) -> None:
+    dispatcher = Dispatcher(Position("e", 0), Retention())
+    watch = dispatcher.register(WatchRequest(["a"], (), overflow=overflow))
+    dispatcher.accept(large(1, size=size))
+    assert dispatcher.budget.held >= size
+    watch.close()
+    assert dispatcher.budget.held == dispatcher.budget.reserved == 0
+
+
 def test_a_message_larger_than_the_bound_is_received_all_the_same() -> None:
     dispatcher = Dispatcher(Position("e", 0), Retention(), buffers_bytes=16)
     watch = dispatcher.register(WatchRequest(["a"], ()))

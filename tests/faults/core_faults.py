@@ -71,8 +71,11 @@ FAULTS = [
     ),
     Fault(
         "a bus that closes amid a batch ends its watches before the rest of it",
-        "Dispatcher.close",
-        replace("self.delivery is None", "True"),
+        "Dispatcher.step",
+        swap(
+            "if self.delivery is not None:\n    ...",
+            "for _ in range(min(puts, len(self._to_end))):\n    ...",
+        ),
         (f"{BOUNDS}::test_a_bus_that_closes_amid_a_batch_ends_its_watches_after_it",),
     ),
     Fault(
@@ -96,7 +99,7 @@ FAULTS = [
         "what waited in a closed watch stays counted in the bus's budget",
         "CountedBuffer.clear",
         drop("self._count(-self.bytes)"),
-        (f"{BOUNDS}::test_all_buffers_together_are_bounded_and_give_back_what_they_held",),
+        (f"{BOUNDS}::test_what_waits_in_a_watch_that_closes_is_given_back",),
     ),
     Fault(
         "a message that replaces another of its key is counted beside it",

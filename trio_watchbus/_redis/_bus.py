@@ -66,7 +66,7 @@ class RedisWatchBus(WatchBus):
         buffers_bytes: int,
         timeout: float,
     ) -> None:
-        self.max_message_size = settings.max_message_size
+        self.max_message_size: int = settings.max_message_size
         self._settings = settings
         self._names = names
         self._timeout = timeout

@@ -46,7 +46,7 @@ class Names:
             TypeError: it is not a ``str``.
             InvalidKeyError: it is empty, too long, or has a control character.
         """
-        self.namespace = check_key(namespace, "namespace")
+        self.namespace: str = check_key(namespace, "namespace")
         start = namespace.encode()
         self.meta: bytes = start + b":meta"
         self.facts: bytes = start + b":facts"

@@ -29,6 +29,9 @@ class Settings:
         max_message_size: bytes of data that one message may have.
     """
 
+    retention: Retention
+    max_message_size: int
+
     def __init__(
         self, names: Names, retention: Retention, max_message_size: int | None, *, change: bool
     ) -> None:

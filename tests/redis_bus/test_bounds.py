@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,15 +168,32 @@ async def test_idempotency_keys_are_bounded_in_number(server: RedisServer) -> No
     most = 100_000
     async with open_redis_watchbus(server.url) as bus:
         first = await bus.publish("k", b"1", idempotency_key="first")
-        for start in range(0, most, 1000):
-            pairs = [item for n in range(start, start + 1000) for item in (9e15, f"idem:x{n}")]
-            server.call("ZADD", "watchbus:idempotency", *pairs)
+        later = float(server.call("ZSCORE", "watchbus:idempotency", "idem:first")) + 0.5
+        remember_others(server, most, later)
         assert await bus.publish("k", b"1", idempotency_key="first") == first
         second = await bus.publish("k", b"2", idempotency_key="second")
         assert server.call("ZCARD", "watchbus:idempotency") == most
         assert server.call("EXISTS", "watchbus:idem:first") == 0
         assert await bus.publish("k", b"1", idempotency_key="first") != first
         assert second
+
+
+async def test_idempotency_keys_from_a_clock_that_was_ahead_make_room_for_new_ones(
+    server: RedisServer,
+) -> None:
+    """By their times a new one would be forgotten at once, and what is retried stored twice."""
+    async with open_redis_watchbus(server.url) as bus:
+        remember_others(server, 100_000, time.time() * 1000 + 90_000_000)
+        first = await bus.publish("k", b"1", idempotency_key="new")
+        assert await bus.publish("k", b"1", idempotency_key="new") == first
+        assert server.call("ZCARD", "watchbus:idempotency") == 100_000
+
+
+def remember_others(server: RedisServer, count: int, expiry: float) -> None:
+    """File so many names of idempotency keys, to expire at that time in milliseconds."""
+    for start in range(0, count, 1000):
+        pairs = [item for n in range(start, start + 1000) for item in (expiry, f"idem:x{n}")]
+        server.call("ZADD", "watchbus:idempotency", *pairs)
 
 
 async def test_names_of_idempotency_keys_that_expired_are_forgotten(server: RedisServer) -> None:

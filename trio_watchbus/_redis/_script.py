@@ -5,7 +5,10 @@ from __future__ import annotations
 from hashlib import sha1
 from importlib import resources
 
-_FILES = ("prelude", "state", "settings", "retention", "calls", "publish", "index", "probe")
+_FILES = (
+    *("prelude", "state", "settings", "remembered", "retention"),
+    *("calls", "publish", "index", "probe"),
+)
 """In the order in which they use each other: one file an operation, over a shared prelude."""
 
 

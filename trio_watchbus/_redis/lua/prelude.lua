@@ -26,6 +26,9 @@ local PROCESS = NAMESPACE .. 'process:'
 
 local LAYOUT = '2'
 
+-- Keys and values in one command: more is no faster.
+local CHUNK = 500
+
 local call, pcall = redis.call, redis.pcall
 local format = string.format
 

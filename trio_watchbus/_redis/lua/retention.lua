@@ -1,5 +1,4 @@
--- What is kept: the log, the newest messages of the newest keys, and what idempotency keys got, each
--- up to its bounds.
+-- What is kept: the log, and the newest messages of the newest keys, each up to its bounds.
 --
 -- What is beyond a bound is dropped a part at a time: each run drops a bounded number of things, and
 -- twice as many as it stored. The rest is left for the next runs, and for those of `index`.
@@ -7,16 +6,10 @@
 -- Things of each kind that one run drops, unless it stored more: half a millisecond or so.
 local DROPPED = 500
 
--- Keys and values in one command: more is no faster.
-local CHUNK = 500
-
 -- For so many milliseconds the log may hold so many times as many messages, within its bytes, for
 -- readers that stalled during a burst.
 local GRACE = 10000
 local BURST = 16
-
--- Idempotency keys that are remembered, and tombstones.
-local MOST_REMEMBERED = 100000
 
 -- Milliseconds since TIME. A time from the future was written before the clock was set back, nobody
 -- knows when: it counts as old, as otherwise what it marks would be kept until the clock is there.
@@ -75,9 +68,6 @@ local function trim(held, bounds, now, limit)
   end
   return more
 end
-
--- Names that this run added to those remembered.
-local newly_remembered = 0
 
 -- What there is of keys, their bytes and idempotency keys. Fails where one of them is of another type.
 local function count_things()
@@ -209,34 +199,6 @@ local function note_sizes(things, batch, first, last)
     noted[#noted + 1] = whole(size)
   end
   call('HSET', SIZES, '', whole(things.kept), unpack(noted))
-end
-
--- Remembers something under a name for so many milliseconds, among as many others as there may be.
-local function remember(name, value, milliseconds_kept, now)
-  call('SET', NAMESPACE .. name, value, 'PX', milliseconds_kept)
-  newly_remembered = newly_remembered
-    + call('ZADD', REMEMBERED, whole(now + milliseconds_kept), name)
-end
-
--- Forgets what has expired, and what is beyond the bound, those first that expire first; at most LIMIT.
--- Returns whether there is more to forget.
-local function forget(things, now, limit)
-  local over = things.remembered + newly_remembered - MOST_REMEMBERED
-  local expired = call('ZRANGEBYSCORE', REMEMBERED, '-inf', whole(now), 'LIMIT', 0, limit)
-  local count = math.min(limit, math.max(over, #expired))
-  while count > 0 do
-    local names = call('ZPOPMIN', REMEMBERED, math.min(count, CHUNK))
-    local forgotten = {}
-    for i = 1, #names, 2 do
-      forgotten[#forgotten + 1] = NAMESPACE .. names[i]
-    end
-    if #forgotten == 0 then
-      break
-    end
-    call('UNLINK', unpack(forgotten))
-    count = count - #forgotten
-  end
-  return math.max(over, #expired) >= limit
 end
 
 -- Drops some of what is beyond the bounds. Returns whether there is more.

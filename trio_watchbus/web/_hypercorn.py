@@ -324,7 +324,8 @@ class ConnectionServer(TCPServer):
 def _is_unanswered(http: Any) -> bool:
     """Whether a whole request came that is not answered yet."""
     if isinstance(http.stream, WSStream):
-        return not http.stream.handshake.accepted
+        # It is closed where hypercorn itself refused the handshake.
+        return not (http.stream.handshake.accepted or http.stream.closed)
     return http.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from naive import keys, make_message, prefixes, reaches, received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
-from trio_watchbus._core._buffers import LatestBuffer, size_of
+from trio_watchbus._core._buffers import SMALL, LatestBuffer, size_of
 from trio_watchbus._core._delivery import Delivery
 from trio_watchbus._core._dispatcher import Dispatcher
 from trio_watchbus._core._journal import Journal, Reading
@@ -302,6 +302,10 @@ def test_a_watch_overtaken_amid_a_batch_is_told_how_much_it_missed_once_that_is_
 # Bytes
 
 
+def data_of(messages: list[Message]) -> list[bytes]:
+    return [message.data for message in messages]
+
+
 def large(number: int, key: str = "a", size: int = 4096) -> Message:
     return make_message(number, key, b"%d" % number + b" " * size)
 
@@ -480,3 +484,177 @@ async def test_one_message_that_comes_drops_one_of_a_long_history() -> None:
         bus.publish_nowait("a", b"3")
         assert received_now(watch) == [b"1", b"2", b"3"]
         assert watch.statistics().dropped == 1
+
+
+def test_room_set_aside_is_given_back_when_others_need_it() -> None:
+    """By watches that took what came, and so by no means at their cost."""
+    dispatcher = Dispatcher(Position("e", 0), Retention(), buffers_bytes=160 * SMALL)
+    watches = [dispatcher.register(WatchRequest([f"k{n}"], ())) for n in range(500)]
+    for number in range(1, 1001):
+        dispatcher.accept(small(number, f"k{number % 500}"))
+        assert received_now(watches[number % 500]) != []
+        assert dispatcher.budget.held == dispatcher.budget.reserved <= 160 * SMALL
+    assert dispatcher.budget.reserved > 150 * SMALL
+    assert dispatcher.budget.met == 0
+    for watch in watches:
+        watch.close()
+    assert dispatcher.budget.held == 0
+
+
+def test_what_waits_where_room_is_given_back_is_counted_instead() -> None:
+    dispatcher = Dispatcher(Position("e", 0), Retention(), buffers_bytes=160 * SMALL)
+    watches = [dispatcher.register(WatchRequest([f"k{n}"], ())) for n in range(500)]
+    for number in range(500):
+        dispatcher.accept(small(number + 1, f"k{number}", 100))
+    # All fit in, though not with room for a message of 1 KiB each.
+    assert all(watch.statistics().buffered == 1 for watch in watches)
+    assert dispatcher.budget.met == 0
+    assert dispatcher.budget.held >= sum(size_of(m) for watch in watches for m in in_buffer(watch))
+    assert [numbers(watch) for watch in watches] == [[number + 1] for number in range(500)]
+
+
+def test_a_large_message_is_counted_though_room_is_set_aside_for_small_ones() -> None:
+    dispatcher = Dispatcher(Position("e", 0), Retention())
+    watch = dispatcher.register(WatchRequest(["a"], ()))
+    for number in range(1, 4):
+        dispatcher.accept(small(number, "a"))
+    assert watch._room > 3
+    dispatcher.accept(large(4, "a", 1_000_000))
+    assert dispatcher.budget.held > 1_000_000
+    assert numbers(watch) == [1, 2, 3, 4]
+    assert dispatcher.budget.held == 0
+
+
+def test_no_more_is_read_from_the_journal_than_fits_in_by_its_bytes() -> None:
+    dispatcher = Dispatcher(Position("e", 0), Retention(bytes=2**30))
+    watch = dispatcher.register(WatchRequest(["a"], ()))
+    for number in range(1, 601):
+        dispatcher.accept(large(number, "a", 65_536))
+    received = []
+    while watch.statistics().buffered or watch.statistics().unread:
+        received.append(int(watch.receive_nowait().data))
+        assert dispatcher.budget.held <= dispatcher.budget.each + 70_000
+    assert received == list(range(1, 601))
+
+
+# Steps
+
+
+class Steps(trio.abc.Instrument):
+    """Notes how much of a journal one task looks at, at most, before others run."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.most = 0
+        self._journal = journal
+        self._before = journal.scanned
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._before = self._journal.scanned
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.most = max(self.most, self._journal.scanned - self._before)
+
+
+@contextmanager
+def steps_of(journal: Journal) -> Iterator[Steps]:
+    steps = Steps(journal)
+    trio.lowlevel.add_instrument(steps)
+    yield steps
+    trio.lowlevel.remove_instrument(steps)
+
+
+@pytest.fixture
+def long_journal(monkeypatch: pytest.MonkeyPatch) -> InMemoryWatchBus:
+    """Of 20,000 messages, where a step looks at 1,000 or so."""
+    monkeypatch.setattr("trio_watchbus._core._journal.STEP", 1000)
+    bus = InMemoryWatchBus(retention=Retention(messages=20_000))
+    for number in range(20_000):
+        bus.publish_nowait(f"k{number % 4000}", b"%d" % number)
+    return bus
+
+
+# What counting takes with all indexes made, twice; one block more than a step; and the last block.
+A_STEP = 2 * 80 * 2 + 1000 + 256 + 2 * 256
+
+
+async def test_the_first_to_resume_in_a_long_journal_indexes_it_in_steps(
+    long_journal: InMemoryWatchBus,
+) -> None:
+    bus = long_journal
+    start = bus._journal.base
+    with steps_of(bus._journal) as steps:
+        async with bus.watch("k7", after=start) as watch:
+            received = [await watch.receive() for _ in range(5)]
+    assert data_of(received) == [b"7", b"4007", b"8007", b"12007", b"16007"]
+    assert bus._journal.scanned >= 20_000 - 256
+    assert 0 < steps.most <= A_STEP
+
+
+async def test_a_loss_is_told_after_steps(long_journal: InMemoryWatchBus) -> None:
+    bus = long_journal
+    async with bus.watch("k7", buffer_size=1) as watch:
+        for number in range(25_000):
+            bus.publish_nowait(f"k{number % 4000}", b"%d" % number)
+        with steps_of(bus._journal) as steps:
+            assert (await watch.receive()).data == b"7"
+            with pytest.raises(WatchLaggedError) as raised:
+                await watch.receive()
+            assert raised.value.missed == 1
+            assert (await watch.receive()).data == b"8007"
+    assert 0 < steps.most <= A_STEP
+
+
+async def test_what_is_rare_is_looked_for_in_steps(long_journal: InMemoryWatchBus) -> None:
+    bus = long_journal
+    async with bus.watch("rare", buffer_size=1) as watch:
+        bus.publish_nowait("rare", b"1")
+        bus.publish_nowait("rare", b"2")
+        for number in range(15_000):
+            bus.publish_nowait(f"k{number % 4000}", b"%d" % number)
+        bus.publish_nowait("rare", b"3")
+        with steps_of(bus._journal) as steps:
+            assert data_of([await watch.receive() for _ in range(3)]) == [b"1", b"2", b"3"]
+    assert 1000 <= steps.most <= A_STEP
+
+
+async def test_the_newest_of_each_key_are_read_in_steps(
+    long_journal: InMemoryWatchBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first is received: what is older than another of its key never is."""
+    monkeypatch.setattr("trio_watchbus._core._dispatcher._PAGE", 500)
+    bus = long_journal
+    start = bus._journal.base
+    with steps_of(bus._journal) as steps:
+        async with bus.subscribe_prefix("", after=start, overflow="latest") as watch:
+            received = received_now(watch)
+    assert received == [b"%d" % number for number in range(16_000, 20_000)]
+    assert 0 < steps.most <= A_STEP + 1000
+
+
+async def test_a_large_batch_is_checked_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_watchbus._memory._ITEMS_A_STEP", 10)
+    bus = InMemoryWatchBus()
+    taken = []
+
+    def items() -> Iterator[tuple[str, bytes]]:
+        for number in range(100):
+            taken.append(number)
+            yield ("k", b"%d" % number)
+
+    most = before = 0
+
+    class Noting(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal before
+            before = len(taken)
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal most
+            most = max(most, len(taken) - before)
+
+    noting = Noting()
+    trio.lowlevel.add_instrument(noting)
+    ids = await bus.publish_many(items())
+    trio.lowlevel.remove_instrument(noting)
+    assert len(ids) == 100
+    assert most == 10

@@ -73,19 +73,21 @@ async def test_a_watch_opened_amid_a_batch_gets_what_it_asked_for_and_what_follo
         old = bus.position
         bus.publish_nowait("a", b"old")
         before = bus.position
-        how: dict[str, Any] = {
+        starts: dict[str, dict[str, Any]] = {
             "now": {},
             "history": {"history": 3},
             "before": {"after": before},
             "old": {"after": old},
-        }[start]
-        batch = [("a", b"0"), ("ab", b"1"), ("", b"2", True), ("b", b"3"), ("a", b"4")]
+        }
+        batch: list[Any] = [("a", b"0"), ("ab", b"1"), ("", b"2", True), ("b", b"3"), ("a", b"4")]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bus.publish_many, batch)
+            nursery.start_soon(publish_many, bus, batch)
             await amid(bus)
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
-            watch = await bus.watch_any(names, prefixes, overflow=overflow, **how).__aenter__()
+            watch = await bus.watch_any(
+                names, prefixes, overflow=overflow, **starts[start]
+            ).__aenter__()
             bus.publish_nowait("a", b"late")
         log = bus._journal.since(0)
         matching = [m for m in log if reaches(names, prefixes, m.key, is_prefix=m.is_prefix)]

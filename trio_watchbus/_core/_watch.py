@@ -176,7 +176,7 @@ class BufferedWatch(FedWatch, Watch):
             else:
                 await checkpoint()
         while True:
-            while self.behind and not self._buffer and self._source.prepare(self):
+            while self.behind and self._source.prepare(self):
                 await checkpoint()
             try:
                 return self.receive_nowait()

@@ -389,3 +389,38 @@ async def test_whoever_waits_is_woken_by_a_loss() -> None:
         nursery.start_soon(receive)
         await trio.testing.wait_all_tasks_blocked()
         fed.lose(1, 1)
+
+
+def give_large(fed: Fed, *numbers: int) -> None:
+    messages = [
+        protocol.encode_message(Message("k", b"%d" % n + b" " * 1_000_000, f"e-{n}", 0.0))
+        for n in numbers
+    ]
+    frame = protocol.encode_messages(7, messages, f"e-{numbers[-1]}", 0)
+    answer = protocol.parse_answer(frame)
+    assert isinstance(answer, protocol.Messages)
+    fed.feed.take_messages(answer)
+
+
+def test_messages_that_do_not_fit_by_their_bytes_wait_behind_the_buffer() -> None:
+    """The server sends as many as it was asked for, however large, and none twice."""
+    fed = Fed()
+    for number in range(1, 41):
+        give_large(fed, number)
+    assert 1 < fed.watch.statistics().buffered < 20
+    assert fed.watch.statistics().buffered + fed.watch.statistics().unread == 40
+    assert fed.take() == list(range(1, 41))
+    give_large(fed, 41)
+    fed.give(42)
+    assert fed.take() == [41, 42]
+    assert fed.watch.position == "e-42"
+
+
+def test_a_position_does_not_go_back_where_what_waits_begins_amid_a_frame() -> None:
+    fed = Fed()
+    give_large(fed, *range(1, 21))
+    buffered = fed.watch.statistics().buffered
+    assert 1 < buffered < 20
+    for _ in range(buffered):
+        fed.watch.receive_nowait()
+    assert fed.watch.position == f"e-{buffered}"

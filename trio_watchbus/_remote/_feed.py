@@ -172,6 +172,11 @@ class Feed:
                 self._keep(message)
             else:
                 (watch.put if len(message.data) <= LARGE else watch.put_counted)(message)
+                if watch.behind:
+                    # Its bytes do not fit. The server has no reason to send it again.
+                    self._waiting.append(message)
+                else:
+                    self._head = message.id
         self._advance(answer.position)
         self._settle()
 

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from journal_steps import steps_of
 from naive import keys, make_message, prefixes, reaches, received_now
 
 from trio_watchbus import InMemoryWatchBus, Message, Retention, WatchLaggedError
@@ -538,29 +539,6 @@ def test_no_more_is_read_from_the_journal_than_fits_in_by_its_bytes() -> None:
 
 
 # Steps
-
-
-class Steps(trio.abc.Instrument):
-    """Notes how much of a journal one task looks at, at most, before others run."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.most = 0
-        self._journal = journal
-        self._before = journal.scanned
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._before = self._journal.scanned
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.most = max(self.most, self._journal.scanned - self._before)
-
-
-@contextmanager
-def steps_of(journal: Journal) -> Iterator[Steps]:
-    steps = Steps(journal)
-    trio.lowlevel.add_instrument(steps)
-    yield steps
-    trio.lowlevel.remove_instrument(steps)
 
 
 @pytest.fixture

@@ -344,6 +344,9 @@ class RedisWatchBus(WatchBus):
             if after is not None and after._replace(branch="") == facts.start:
                 # All of this epoch is after its start, whichever message somebody thinks is there.
                 after = facts.start
+            if after is not None and self._mirror.journal.make_indexes(after.sequence):
+                await checkpoint()
+                continue
             if after is None or after.sequence >= self._mirror.oldest.sequence:
                 return self._mirror.register(request, after)
             earlier, after = await self._past.older(request, after, facts, self._mirror)

@@ -57,8 +57,8 @@ class WatchOptions(TypedDict, total=False):
             first; 0 unless given. The bus's retention says how many are kept, one unless told.
             Not together with `after`.
         buffer_size: messages that may wait in the watch's own buffer, at least 1; 1024 unless
-            given. Messages over 1 KiB are bounded in bytes as well: 16 MiB for one watch, 256 MiB
-            for all of a bus, unless that was told otherwise.
+            given. Buffers are limited in bytes as well: 16 MiB for one watch and 256 MiB for all
+            watches of a bus by default. Beyond that, a watch reads from the journal or drops.
         overflow: what happens when that buffer is full. ``"replay"``, the default, drops nothing:
             the watch falls behind and catches up from the bus's journal as its consumer drains;
             only what has left the journal by then is lost, and raises `WatchLaggedError` once.

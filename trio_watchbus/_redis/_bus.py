@@ -172,6 +172,7 @@ class RedisWatchBus(WatchBus):
             journal_bytes=mirror.journal.bytes,
             kept_keys=0,
             buffers_bytes=mirror.budget.held,
+            buffers_reserved=mirror.budget.reserved,
             buffers_full=mirror.budget.met,
             routes_dropped=mirror.routes.met,
             connected_since=reader.connected_since,

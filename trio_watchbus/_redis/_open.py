@@ -73,9 +73,9 @@ def open_redis_watchbus(
             `retention`; 1 MiB by default.
         change_retention: store what is given even if other values are stored. Processes that have
             the bus open adopt them when they next reconnect, and log that.
-        buffers_bytes: bytes of large messages (over 1 KiB) that the buffers of all watches may
-            hold, at least 1, and one watch a sixteenth; 256 MiB by default. Beyond it a watch falls
-            behind, or drops as its overflow kind says.
+        buffers_bytes: bytes that the buffers of all watches may hold, at least 1, and one watch a
+            sixteenth; 256 MiB by default. Beyond it a watch falls behind, or drops as its overflow
+            kind says.
         timeout: seconds that a publish may take over all attempts, above 0; so too
             opening a watch, and asking for something.
 

@@ -8,6 +8,7 @@ on asyncio is refused when it starts.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -227,6 +228,8 @@ class _HalfClosed:
         if not isinstance(getattr(view, "__self__", None), WatchBusBlueprint):
             nursery.cancel_scope.cancel()
             return
+        # Quart since 0.23 would no longer send the answer.
+        self._disconnected = False
         self.scope[_ENDED] = True
         stream: EventStream | None = self.scope.get(_STREAM)
         if stream is not None:
@@ -253,7 +256,8 @@ class _Pinging:
 
     @enable_ki_protection
     async def handle_websocket(self, nursery: trio.Nursery, socket: Any, send: Any) -> None:
-        self.scope[_PING] = pinger(send)
+        # Quart since 0.23 wraps what hypercorn gives.
+        self.scope[_PING] = pinger(inspect.unwrap(send))
         await super().handle_websocket(nursery, socket, send)  # type: ignore[misc]
 
 

@@ -31,23 +31,26 @@ BLOCKS_EACH = 0.05
 sixteen leaves the smallest thing, that is more."""
 
 
-async def assert_no_growth(use: Use, count: int, *buses: WatchBus, blocks: int = BLOCKS) -> None:
-    """Assert that `count` uses leave nothing, and no more memory than half as many did before.
+async def assert_no_growth(
+    use: Use, count: int, *buses: WatchBus, blocks: int = BLOCKS, before: int | None = None
+) -> None:
+    """Assert that `count` uses leave nothing, and no more memory than some did before.
 
     Args:
         use: uses what is tried once; is told which time it is.
         count: how often.
         buses: those whose registrations are looked at.
         blocks: how many may be there more than before, however many uses there were.
+        before: how many uses fill the caches first; half of `count` unless given.
     """
     # What the first use starts for all.
     await use(0)
     async with assert_nothing_left(*buses):
-        await repeat(use, max(count // 2, 1))
-    before = allocated_blocks()
+        await repeat(use, max(count // 2, 1) if before is None else before)
+    held = allocated_blocks()
     async with assert_nothing_left(*buses):
         await repeat(use, count)
-    grown = allocated_blocks() - before
+    grown = allocated_blocks() - held
     assert grown <= blocks + count * BLOCKS_EACH, f"{grown} blocks are left of {count} uses"
 
 

@@ -20,4 +20,5 @@ async def test_ten_thousand_short_watches() -> None:
 
 async def test_a_thousand_short_connections() -> None:
     async with served(small_bus()) as server:
-        await assert_no_growth(short_request(server), 1_000)
+        # A thousand messages of a quarter as many requests fill the caches of encoded ones.
+        await assert_no_growth(short_request(server), 1_000, before=4_000)
